@@ -1,0 +1,5 @@
+//! Layer records and the open transaction.
+
+mod disk;
+
+pub use disk::{Disk, Entry};

@@ -1,1 +1,5 @@
-//! graphdriver
+//! The driver.
+
+mod machine;
+
+pub use machine::{Clock, Machine, Root};

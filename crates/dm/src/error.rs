@@ -128,7 +128,9 @@ impl Error {
     /// The kernel's errno, where there is one.
     pub fn errno(&self) -> Option<Errno> {
         match self {
-            Self::Ioctl { errno, .. } | Self::Control { errno, .. } | Self::Node { errno, .. } => Some(*errno),
+            Self::Ioctl { errno, .. } | Self::Control { errno, .. } | Self::Node { errno, .. } => {
+                Some(*errno)
+            }
             _ => None,
         }
     }

@@ -101,7 +101,11 @@ impl std::str::FromStr for DeviceNumber {
     fn from_str(text: &str) -> Result<Self> {
         text.split_once(':')
             .and_then(|(major, minor)| Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? }))
-            .ok_or_else(|| Error::Name { what: "device number", text: text.into(), why: "it is not MAJOR:MINOR" })
+            .ok_or_else(|| Error::Name {
+                what: "device number",
+                text: text.into(),
+                why: "it is not MAJOR:MINOR",
+            })
     }
 }
 

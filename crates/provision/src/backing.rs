@@ -141,6 +141,14 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// [`crate::ErrorKind::NoSpace`] with the room that is missing; a file that it was making is removed again, one that was there keeps its size.
     fn ensure_file(&self, path: &Path, size: Bytes, allocation: Allocation) -> Result<Ensured>;
 
+    /// Gives back a backing file's room and removes it; durable when it returns. `false` if there is no file.
+    ///
+    /// The room is free for others when it returns, also where the host file system frees blocks in the background.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Busy`] if a loop device holds the file; otherwise if the path is something else than a file, or cannot be removed.
+    fn remove_file(&self, path: &Path) -> Result<bool>;
+
     /// Attaches a file to a free loop device in one step (`LOOP_CONFIGURE`), with its true name, autoclear, and direct I/O where the file system can.
     ///
     /// # Errors

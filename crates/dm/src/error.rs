@@ -13,7 +13,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused an ioctl.
-    #[error("device-mapper {command} on {device} failed: {errno}")]
+    #[error("device-mapper {command} on {device} failed: {errno}{}", hint(command, *errno))]
     Ioctl {
         /// The command's name in the kernel's header, such as `DM_DEV_CREATE` (with a message's text where there is one).
         command: String,
@@ -80,6 +80,19 @@ pub enum Error {
         /// What the kernel said.
         #[source]
         errno: Errno,
+    },
+    /// A udev cookie's semaphore could not be made, counted or removed.
+    #[error("udev cookie {cookie:#010x}: {call} failed: {errno}{advice}")]
+    Cookie {
+        /// The call that failed.
+        call: &'static str,
+        /// The cookie, as `dmsetup udevcookies` shows it.
+        cookie: u32,
+        /// What the kernel said.
+        #[source]
+        errno: Errno,
+        /// What to do about it, if there is anything.
+        advice: &'static str,
     },
     /// An error of the simulation, or of another implementation of [`crate::DeviceMapper`].
     #[error("device-mapper {command} on {device}: {why}")]
@@ -150,16 +163,72 @@ impl Error {
             {
                 Kind::Exists
             }
-            Self::Ioctl { errno, .. } | Self::Node { errno, .. } => match errno {
-                Errno::EBUSY => Kind::Busy,
-                Errno::ENXIO | Errno::ENODEV | Errno::ENODATA | Errno::ENOENT => Kind::NotFound,
-                Errno::EEXIST => Kind::Exists,
-                Errno::ENOSPC => Kind::NoSpace,
-                Errno::EPERM | Errno::EACCES => Kind::Permission,
-                Errno::EINVAL => Kind::Invalid,
-                Errno::EOPNOTSUPP | Errno::ENOTTY => Kind::Unsupported,
-                _ => Kind::Other,
-            },
+            Self::Ioctl { errno, .. } | Self::Node { errno, .. } | Self::Cookie { errno, .. } => {
+                match errno {
+                    Errno::EBUSY => Kind::Busy,
+                    Errno::ENXIO | Errno::ENODEV | Errno::ENODATA | Errno::ENOENT => Kind::NotFound,
+                    Errno::EEXIST => Kind::Exists,
+                    Errno::ENOSPC => Kind::NoSpace,
+                    Errno::EPERM | Errno::EACCES => Kind::Permission,
+                    Errno::EINVAL => Kind::Invalid,
+                    Errno::EOPNOTSUPP | Errno::ENOTTY => Kind::Unsupported,
+                    _ => Kind::Other,
+                }
+            }
         }
+    }
+}
+
+/// What to do about the refusals that people meet; empty where the errno says all there is.
+fn hint(command: &str, errno: Errno) -> &'static str {
+    match (command, errno) {
+        (_, Errno::EPERM | Errno::EACCES) => "; run it as root (CAP_SYS_ADMIN is needed)",
+        ("DM_DEV_CREATE" | "DM_DEV_RENAME", Errno::EBUSY) => "; the name or the UUID is taken",
+        ("DM_DEV_REMOVE", Errno::EBUSY) => {
+            "; it is open: look for mounts, for tables on top of it, and for programs"
+        }
+        ("DM_TABLE_LOAD" | "DM_DEV_SUSPEND", Errno::EINVAL) => "; the kernel's log says why",
+        ("DM_TABLE_LOAD", Errno::EBUSY) => "; a device that the table names is in use",
+        (_, Errno::ENXIO) => "; there is no such device",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Kind};
+    use nix::errno::Errno;
+    use std::error::Error as _;
+
+    #[test]
+    fn kinds_of_the_errnos_that_callers_branch_on() {
+        for (command, errno, kind) in [
+            ("DM_DEV_REMOVE", Errno::EBUSY, Kind::Busy),
+            ("DM_DEV_CREATE", Errno::EBUSY, Kind::Exists),
+            ("DM_DEV_RENAME", Errno::EBUSY, Kind::Exists),
+            ("DM_DEV_STATUS", Errno::ENXIO, Kind::NotFound),
+            ("DM_TARGET_MSG \"delete 1\"", Errno::ENODATA, Kind::NotFound),
+            ("DM_TARGET_MSG \"create_thin 1\"", Errno::EEXIST, Kind::Exists),
+            ("DM_TARGET_MSG \"create_thin 1\"", Errno::EOPNOTSUPP, Kind::Unsupported),
+            ("DM_TABLE_LOAD", Errno::EINVAL, Kind::Invalid),
+            ("DM_TABLE_LOAD", Errno::ENOSPC, Kind::NoSpace),
+            ("DM_TABLE_LOAD", Errno::EPERM, Kind::Permission),
+            ("DM_TABLE_LOAD", Errno::EIO, Kind::Other),
+        ] {
+            let error = Error::ioctl(command, "a", errno);
+            assert_eq!(error.kind(), kind, "{command} {errno}");
+            assert_eq!(error.errno(), Some(errno));
+            assert!(error.source().is_some());
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_on_which_device_why_and_what_to_do() {
+        let error = Error::ioctl("DM_DEV_CREATE", "pool", Errno::EBUSY);
+        assert_eq!(
+            error.to_string(),
+            "device-mapper DM_DEV_CREATE on pool failed: EBUSY: Device or resource busy; the name or the UUID is taken"
+        );
+        assert!(!Error::ioctl("DM_DEV_REMOVE", "pool", Errno::EBUSY).to_string().contains('\n'));
     }
 }

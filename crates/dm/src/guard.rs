@@ -52,7 +52,7 @@ where
 /// As [`DeviceMapper::create`], [`DeviceMapper::load`] and [`DeviceMapper::resume`].
 ///
 /// # Examples
-/// ```ignore
+/// ```no_run
 /// use thinlayer_dm::{Access, Control, DmName, Sectors, Target, activate};
 /// # fn main() -> Result<(), thinlayer_dm::Error> {
 /// let control = Control::open()?;

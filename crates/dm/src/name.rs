@@ -27,6 +27,12 @@ macro_rules! checked_text {
                 }
             }
 
+            /// A text that keeps the rules by how it was made.
+            pub(crate) fn from_kernel(text: String) -> Self {
+                debug_assert_eq!(check(&text, $max), Ok(()), "{text:?}");
+                Self(text.into_boxed_str())
+            }
+
             /// The text.
             pub fn as_str(&self) -> &str {
                 &self.0

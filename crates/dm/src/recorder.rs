@@ -101,7 +101,7 @@ type Log = Arc<Mutex<Vec<Recorded>>>;
 /// as it costs nothing. Clones share one log.
 ///
 /// # Examples
-/// ```ignore
+/// ```no_run
 /// use thinlayer_dm::{Control, DeviceMapper, Recorder};
 /// # fn main() -> Result<(), thinlayer_dm::Error> {
 /// let dm = Recorder::new(Control::open()?);

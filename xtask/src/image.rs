@@ -1,0 +1,167 @@
+//! The root image: Debian's packages, put together without mounts, as an ext4 file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::kernel::{Kernel, path_with_sbin};
+use crate::{archive, command, paths};
+
+/// What the tests and the agent use.
+const TOOLS: &[&str] = &[
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "dmsetup",
+    "lvm2",
+    "thin-provisioning-tools",
+    "e2fsprogs",
+    "xfsprogs",
+    "util-linux",
+    "mount",
+    "kmod",
+    "runc",
+    "strace",
+    "procps",
+    "tar",
+    "attr",
+    "acl",
+    "libcap2-bin",
+    "iproute2",
+    "file",
+];
+
+/// The programs that ours is measured against, and works with.
+const PEERS: &[&str] =
+    &["docker.io", "containerd", "podman", "skopeo", "libarchive-tools", "python3-minimal"];
+
+/// Where the guest finds a small Debian: the packages marked essential, configured, as a tar.
+const ESSENTIAL_TAR: &str = "thinlayer/debian-rootfs.tar";
+
+/// Counts changes of this file that the package lists do not show.
+const REVISION: u32 = 1;
+
+/// The image with the modules of these kernels, out of the cache or made now.
+pub(crate) fn ensure(kernels: &[Kernel]) -> Result<PathBuf> {
+    let folder = paths::vm().join("images");
+    fs::create_dir_all(&folder)?;
+    let packages = [TOOLS, PEERS].concat().join(",");
+    let key = key(&[&packages, archive::RELEASE, &archive::mirror(), &REVISION.to_string()]);
+    let releases: Vec<&str> = kernels.iter().map(|kernel| kernel.release.as_str()).collect();
+    let image = folder.join(format!("root-{key}-{}.ext4", releases.join("-")));
+    if image.is_file() {
+        return Ok(image);
+    }
+    let tar = folder.join(format!("root-{key}.tar"));
+    if !tar.is_file() {
+        eprintln!("xtask: making the VM's root file system from Debian's packages (about a minute, once)");
+        bootstrap(&packages, &tar)?;
+    }
+    eprintln!("xtask: making the VM's root image (some seconds, once)");
+    assemble(&tar, kernels, &image)?;
+    Ok(image)
+}
+
+fn bootstrap(packages: &str, tar: &Path) -> Result<()> {
+    let half_done = tar.with_extension("new.tar");
+    let _old = fs::remove_file(&half_done);
+    let mut mmdebstrap = Command::new("mmdebstrap");
+    mmdebstrap.args(["--quiet", "--variant=minbase", "--architectures=amd64", "--format=tar"]);
+    // No mounts: the packages used here do without /proc, /sys and /dev while they are configured.
+    mmdebstrap.arg("--skip=chroot/mount");
+    mmdebstrap.args(["--aptopt=APT::Install-Recommends \"false\"", "--aptopt=Acquire::Retries \"3\""]);
+    for folder in ["doc", "man", "locale", "info", "lintian"] {
+        mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{folder}/*"));
+    }
+    // At this point only the essential packages are there: that is the small Debian for layers.
+    mmdebstrap.arg(format!(
+        "--essential-hook=mkdir \"$1/thinlayer\" && tar -C \"$1\" --one-file-system --numeric-owner --exclude=./thinlayer \
+         --exclude='./tmp/*' --exclude='./var/cache/apt/*' --exclude='./var/lib/apt/lists/*' --exclude=./etc/resolv.conf \
+         -cf \"$1/{ESSENTIAL_TAR}\" ."
+    ));
+    mmdebstrap.arg(
+        "--customize-hook=rm -f \"$1/etc/resolv.conf\" && echo thinlayer > \"$1/etc/hostname\" \
+         && mkdir -p \"$1/scratch\" \"$1/thinlayer/payload\" \
+         && ln -s payload/bin \"$1/thinlayer/bin\" && ln -s payload/suites \"$1/thinlayer/suites\"",
+    );
+    // Services of the peers start when a test starts them, and only then.
+    mmdebstrap.arg(
+        "--customize-hook=for unit in docker.service docker.socket containerd.service podman.socket podman.service \
+         podman-auto-update.timer podman-restart.service lvm2-monitor.service dm-event.socket apt-daily.timer \
+         apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer dpkg-db-backup.timer e2scrub_reap.service \
+         systemd-networkd.service getty@tty1.service; do \
+         find \"$1/etc/systemd/system\" -name \"$unit\" -path '*.wants/*' -delete; done",
+    );
+    mmdebstrap.arg(format!("--include={packages}"));
+    mmdebstrap.arg(archive::RELEASE).arg(&half_done).args(archive::sources());
+    command::run(&mut mmdebstrap)?;
+    fs::rename(&half_done, tar).with_context(|| format!("cannot rename to {}", tar.display()))
+}
+
+/// Unpacks, adds the kernels' modules, and makes an ext4 image of the folder.
+fn assemble(tar: &Path, kernels: &[Kernel], image: &Path) -> Result<()> {
+    let stage = paths::vm().join("stage");
+    let half_done = image.with_extension("new");
+    let modules: String = kernels
+        .iter()
+        .map(|kernel| format!("cp -a {} \"$stage/usr/lib/modules/\"\n", quote(&kernel.modules())))
+        .collect();
+    // One script, so that one fakeroot can keep the owners where this user is not root.
+    let script = format!(
+        "set -e\n\
+         stage={stage}\n\
+         rm -rf \"$stage\" && mkdir -p \"$stage\"\n\
+         tar --numeric-owner --xattrs --xattrs-include='*' -xpf {tar} -C \"$stage\"\n\
+         mkdir -p \"$stage/usr/lib/modules\"\n\
+         {modules}\
+         rm -f {image}\n\
+         mkfs.ext4 -q -F -L root -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard \
+         -d \"$stage\" {image} 4G\n\
+         rm -rf \"$stage\"\n",
+        stage = quote(&stage),
+        tar = quote(tar),
+        image = quote(&half_done),
+    );
+    let mut shell = if nix::unistd::geteuid().is_root() {
+        Command::new("sh")
+    } else {
+        let mut fakeroot = Command::new("fakeroot");
+        fakeroot.arg("sh");
+        fakeroot
+    };
+    command::run(shell.env("PATH", path_with_sbin()).args(["-c", &script]))
+        .context("cannot make the root image")?;
+    fs::rename(&half_done, image).with_context(|| format!("cannot rename to {}", image.display()))
+}
+
+fn quote(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+}
+
+/// A short name for what a cached file was made of (FNV-1a: stable across compilers).
+fn key(parts: &[&str]) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_tell_parts_apart() {
+        assert_eq!(key(&["ab", "c"]), key(&["ab", "c"]));
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+    }
+
+    #[test]
+    fn paths_survive_the_shell() {
+        assert_eq!(quote(Path::new("/a'b c")), r"'/a'\''b c'");
+    }
+}

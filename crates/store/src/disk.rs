@@ -13,7 +13,7 @@ pub struct Entry {
     pub is_dir: bool,
 }
 
-/// A folder tree on a disk. All paths are relative to its root.
+/// A folder tree on a disk. All paths are relative to its root; the root itself is the empty path.
 ///
 /// A change is *visible* at once and *durable* only after the sync that the method names; [`crate::Folder`] is the real one.
 /// The size of a file is never above a few KiB here, so contents travel whole.

@@ -24,6 +24,8 @@ mod error;
 mod message;
 mod pool;
 mod quantity;
+#[cfg(test)]
+mod scripted;
 mod status;
 mod swap;
 mod table;

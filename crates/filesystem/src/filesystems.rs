@@ -39,7 +39,7 @@ pub enum Detected {
     Known {
         /// Its kind.
         kind: Kind,
-        /// Its UUID as blkid prints it: lower-case, 8-4-4-4-12.
+        /// Its UUID as blkid prints it: lower-case, 8-4-4-4-12; empty where it is all zero, for which blkid prints none.
         uuid: String,
     },
     /// A file system that this crate does not handle, such as btrfs.

@@ -1,5 +1,50 @@
-//! The driver.
+//! Container layers as snapshots in a thin pool: Docker's `devicemapper` graph driver, rebuilt as a library.
+#![forbid(unsafe_code)]
 
+mod active;
+mod base;
+mod check;
+mod create;
+mod deadline;
+mod driver;
+mod error;
+mod layer;
+mod looking;
 mod machine;
+mod mounts;
+mod names;
+mod options;
+mod owner;
+mod pool;
+mod progress;
+mod recover;
+mod remove;
+mod reserve;
+mod resize;
+mod size;
+mod startup;
+mod status;
+mod stop;
+mod system;
+mod transaction;
+mod uses;
+mod view;
+mod worker;
 
+pub use check::{CheckFinding, CheckReport};
+pub use deadline::Deadlines;
+pub use driver::{Driver, Notice, Severity};
+pub use error::{Error, Kind, Result};
+pub use layer::{CreateRequest, LayerInfo, Metadata, Parent, PutBack, Removed};
 pub use machine::{Clock, Machine, Root};
+pub use options::{DEFAULT_BASE_SIZE, DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options};
+pub use owner::{Holder, Ownership};
+pub use progress::{Event, Progress, Silent};
+pub use size::{human_size, parse_size};
+pub use status::Status;
+pub use system::SystemClock;
+pub use thinlayer_dm::Bytes;
+pub use thinlayer_filesystem::Unmount;
+pub use thinlayer_store::{InvalidLayerId, LayerId, Record};
+pub use view::View;
+pub use worker::Stop;

@@ -1,0 +1,150 @@
+//! Which layers' devices are active. The owner of a root makes and removes all of them, so this is known without asking.
+
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::machine::Clock;
+use crate::names::Names;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::Duration;
+use thinlayer_dm::{Access, Bytes, Removal, Removed};
+use thinlayer_store::{LayerId, Record};
+use thinlayer_thin::{Patience, Pool, ThinDevice, ThinId, Wait};
+
+/// An active device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) thin: ThinDevice,
+    /// It goes at its last close, and may be gone already.
+    pub(crate) leaving: bool,
+}
+
+/// The active devices by layer.
+#[derive(Debug, Default)]
+pub(crate) struct Active(Mutex<HashMap<LayerId, Device>>);
+
+impl Active {
+    /// The devices of a root's layers that are active now. What has no table, as an interrupted making leaves it, is removed.
+    pub(crate) fn find(pool: &Pool, names: &Names) -> Result<Self> {
+        let dm = pool.device_mapper();
+        let mut found = HashMap::new();
+        for listed in dm.devices()? {
+            let Some(id) = names.layer_of(listed.name.as_str()) else { continue };
+            match pool.device(&listed.name) {
+                Ok(Some(thin)) => {
+                    let leaving = dm.info((&listed.name).into())?.is_some_and(|info| info.deferred_remove);
+                    found.insert(id, Device { thin, leaving });
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => {
+                    Pool::remove_unfinished(dm, &listed.name)?;
+                }
+                // Somebody else's device under a name of ours: `check` tells, and its layer cannot be used.
+                Err(error) => {
+                    tracing::warn!(device = %listed.name, %error, "a device of this name is not a layer's")
+                }
+            }
+        }
+        Ok(Self(Mutex::new(found)))
+    }
+
+    pub(crate) fn set(&self, id: &LayerId, device: Device) {
+        self.0.lock().insert(id.clone(), device);
+    }
+
+    pub(crate) fn forget(&self, id: &LayerId) {
+        self.0.lock().remove(id);
+    }
+
+    pub(crate) fn get(&self, id: &LayerId) -> Option<Device> {
+        self.0.lock().get(id).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<LayerId> {
+        let mut all: Vec<_> = self.0.lock().keys().cloned().collect();
+        all.sort();
+        all
+    }
+}
+
+/// The driver's clock for waits of the crates below.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a>(pub(crate) &'a dyn Clock);
+
+impl Wait for Waiting<'_> {
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
+    fn sleep(&self, how_long: Duration) {
+        self.0.sleep(how_long);
+    }
+}
+
+impl Driver {
+    /// Makes a layer's device, if it is not there. The caller has reserved the layer.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn activate(&self, id: &LayerId, record: &Record) -> Result<ThinDevice> {
+        let name = self.names.device(id)?;
+        if let Some(device) = self.active.get(id) {
+            if !device.leaving {
+                return Ok(device.thin);
+            }
+            // It may go at any moment, or be gone: only the kernel knows, and answers both.
+            match self.machine.dm.cancel_deferred_removal((&name).into()) {
+                Ok(()) => {
+                    self.active.set(id, Device { thin: device.thin.clone(), leaving: false });
+                    return Ok(device.thin);
+                }
+                Err(error) if error.kind() == thinlayer_dm::Kind::NotFound => self.active.forget(id),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let thin = self.pool.activate(
+            &name,
+            thin_id(record)?,
+            Bytes(record.size_bytes).to_sectors(),
+            Access::ReadWrite,
+        )?;
+        self.active.set(id, Device { thin: thin.clone(), leaving: false });
+        Ok(thin)
+    }
+
+    /// Removes a layer's device, if it is there. The caller has reserved the layer and unmounted it.
+    ///
+    /// With `when` [`Removal::Deferred`] a device that is open elsewhere goes at its last close.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Busy`] if it stays open until the deadline.
+    pub(crate) fn deactivate(&self, id: &LayerId, when: Removal) -> Result<Removed> {
+        let Some(device) = self.active.get(id) else { return Ok(Removed::Absent) };
+        let clock = Waiting(&*self.machine.clock);
+        let removed =
+            self.pool.deactivate(&device.thin, when, Patience::new(self.deadlines.removal, &clock))?;
+        if removed == Removed::Scheduled {
+            self.active.set(id, Device { leaving: true, ..device });
+        } else {
+            self.active.forget(id);
+        }
+        Ok(removed)
+    }
+
+    /// Removes a device that must not stay after a failure.
+    pub(crate) fn drop_device(&self, id: &LayerId) -> Result<()> {
+        self.deactivate(id, Removal::Now).map(drop)
+    }
+}
+
+/// A record's device id in the pool's words.
+pub(crate) fn thin_id(record: &Record) -> Result<ThinId> {
+    as_thin_id(record.device_id)
+}
+
+/// A device id of the store in the pool's words.
+pub(crate) fn as_thin_id(device_id: thinlayer_store::DeviceId) -> Result<ThinId> {
+    ThinId::new(device_id.get()).ok_or_else(|| Error::NeedsCheck {
+        what: format!("{device_id} is no thin device id: it has more than 24 bits"),
+    })
+}

@@ -1,0 +1,202 @@
+//! The base device: an empty file system that every layer without parent is a copy of (section 2.7 of the specification).
+
+use crate::create::trouble;
+use crate::driver::{Driver, Notice};
+use crate::error::{Error, Result};
+use crate::mounts::kind_named;
+use crate::options::DEFAULT_BASE_SIZE;
+use crate::progress::Event;
+use crate::size::human_size;
+use crate::transaction::Origin;
+use thinlayer_dm::{Bytes, Flush};
+use thinlayer_filesystem::{Detected, Kind, MakeOptions};
+use thinlayer_store::{Extra, LayerId, Record};
+
+impl Driver {
+    /// Makes the base, or sees that the one that is there belongs to this root. `proven`: the pool is known to be this root's by its backing files.
+    pub(crate) fn ensure_base(&self, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+        let base = LayerId::base();
+        let _reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
+        match self.store.record_even_deleted(&base) {
+            Some(record) if record.initialized && !record.deleted => {
+                self.verify_base(&record, proven, notices)?;
+                self.grow_base(&record)
+            }
+            Some(record) => {
+                notices.push(Notice::info(
+                    "the base device was not finished by an earlier start; it is made anew",
+                ));
+                self.drop_device(&base)?;
+                self.delete_device(&base, &record)?;
+                self.make_base(notices)
+            }
+            None => {
+                self.refuse_used_pool()?;
+                self.make_base(notices)
+            }
+        }
+    }
+
+    /// A pool that somebody gave and that holds data already is not ours to take.
+    fn refuse_used_pool(&self) -> Result<()> {
+        let state = self.pool.status(Flush::No)?;
+        let Some(status) = state.running() else { return Err(trouble(self.pool.name(), state.health())) };
+        if self.owns_pool || (status.used_data.0 == 0 && status.transaction_id.0 == 0) {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            what: format!(
+                "pool {} is in use already ({} data blocks used, transaction id {}) and this root knows nothing of it: it belongs to another root; \
+                 name an empty pool with dm.thinpooldev, or open the root that it belongs to",
+                self.pool.name(),
+                status.used_data.0,
+                status.transaction_id.0
+            ),
+        })
+    }
+
+    fn make_base(&self, notices: &mut Vec<Notice>) -> Result<()> {
+        let base = LayerId::base();
+        let kind = self.choose_filesystem(notices)?;
+        let size = self.options.base_size.unwrap_or(DEFAULT_BASE_SIZE);
+        let created = self.now_ns();
+        let record = self.create_device(
+            &base,
+            Origin::Empty,
+            || Ok(()),
+            |device_id, transaction_id| {
+                let filesystem = Some(kind.as_str().to_owned());
+                let extra = Extra { filesystem, created_ns: Some(created), ..Extra::default() };
+                Record { extra: Some(extra), ..Record::new(device_id, size.0, transaction_id.0) }
+            },
+        )?;
+        let device = self.activate(&base, &record)?;
+        let made = self.fill_base(&record, kind, device.node());
+        let closed = self.drop_device(&base);
+        match made {
+            Ok(()) => closed,
+            Err(error) => Err(error.and_undo(closed)),
+        }
+    }
+
+    fn fill_base(&self, record: &Record, kind: Kind, node: &std::path::Path) -> Result<()> {
+        let mut set = self.store.device_set();
+        kind.as_str().clone_into(&mut set.base_filesystem);
+        self.store.save_device_set(&set)?;
+        let what = format!("making {kind} on the base device ({})", human_size(Bytes(record.size_bytes)));
+        let step = self.step(&what);
+        let options =
+            MakeOptions { kind, args: self.options.mkfs_args.clone(), deadline: self.deadlines.filesystem };
+        self.machine
+            .filesystems
+            .make(node, &options, &|elapsed| self.progress.event(Event::Alive { what: &what, elapsed }))?;
+        drop(step);
+        let Detected::Known { uuid, .. } = self.machine.filesystems.detect(node)? else {
+            return Err(Error::NeedsCheck {
+                what: format!("mkfs made no {kind} that can be recognised on {}", node.display()),
+            });
+        };
+        self.store.put(&LayerId::base(), &Record { initialized: true, ..record.clone() })?;
+        set.base_uuid = uuid;
+        Ok(self.store.save_device_set(&set)?)
+    }
+
+    /// `dm.fs`, else xfs where it can be made and mounted, else ext4.
+    fn choose_filesystem(&self, notices: &mut Vec<Notice>) -> Result<Kind> {
+        if let Some(kind) = self.options.filesystem {
+            self.machine.filesystems.usable(kind)?;
+            return Ok(kind);
+        }
+        match self.machine.filesystems.usable(Kind::Xfs) {
+            Ok(()) => Ok(Kind::Xfs),
+            Err(error) => {
+                notices.push(Notice::warning(format!(
+                    "the base gets ext4, as xfs cannot be used here: {error}"
+                )));
+                self.machine.filesystems.usable(Kind::Ext4)?;
+                Ok(Kind::Ext4)
+            }
+        }
+    }
+
+    /// Does the pool hold the base that this root knows?
+    fn verify_base(&self, record: &Record, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+        let mut set = self.store.device_set();
+        if let (Some(wanted), Some(has)) = (self.options.filesystem, kind_named(&set.base_filesystem))
+            && wanted != has
+        {
+            notices
+                .push(Notice::warning(format!("dm.fs={wanted} is ignored: the base of this root is {has}")));
+        }
+        if proven && !set.base_uuid.is_empty() && !set.base_filesystem.is_empty() {
+            return Ok(());
+        }
+        let base = LayerId::base();
+        let device = self.activate(&base, record)?;
+        let detected = self.machine.filesystems.detect(device.node());
+        let closed = self.drop_device(&base);
+        let detected = match detected {
+            Ok(detected) => detected,
+            Err(error) => return Err(Error::from(error).and_undo(closed)),
+        };
+        closed?;
+        let (kind, uuid) = match detected {
+            Detected::Known { kind, uuid } => (kind, uuid),
+            Detected::Foreign(name) => {
+                return Err(self
+                    .other_pool(&format!("its base device holds {name}, which is not what this root made")));
+            }
+            Detected::Nothing => return Err(self.other_pool("its base device holds no file system")),
+        };
+        if !set.base_uuid.is_empty() && set.base_uuid != uuid {
+            return Err(self.other_pool(&format!(
+                "its base device has UUID {uuid}, and this root's has {}",
+                set.base_uuid
+            )));
+        }
+        if set.base_uuid != uuid || set.base_filesystem.is_empty() {
+            set.base_uuid = uuid;
+            if set.base_filesystem.is_empty() {
+                kind.as_str().clone_into(&mut set.base_filesystem);
+            }
+            self.store.save_device_set(&set)?;
+        }
+        Ok(())
+    }
+
+    fn other_pool(&self, why: &str) -> Error {
+        Error::Invalid {
+            what: format!(
+                "pool {} is not the pool of root {}: {why}; look at dm.thinpooldev, dm.datadev, dm.metadatadev and the loop files",
+                self.pool.name(),
+                self.machine.root.path.display()
+            ),
+        }
+    }
+
+    /// Grows the base where `dm.basesize` asks for it. Layers that exist keep their size.
+    fn grow_base(&self, record: &Record) -> Result<()> {
+        let base = LayerId::base();
+        let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
+        let wanted = self.options.base_size.unwrap_or(Bytes(record.size_bytes));
+        if wanted < Bytes(record.size_bytes) {
+            return Err(Error::option(
+                &format!("dm.basesize={}", wanted.0),
+                &format!(
+                    "the base has {} already and cannot shrink; drop the option or give a larger size",
+                    human_size(Bytes(record.size_bytes))
+                ),
+            ));
+        }
+        if wanted == Bytes(record.size_bytes) && !pending {
+            return Ok(());
+        }
+        // The mark makes a start after a crash, or after a failure, finish it (C25).
+        let mut larger = record.clone();
+        larger.size_bytes = wanted.0;
+        larger.extra.get_or_insert_default().grow_pending = true;
+        self.store.put(&base, &larger)?;
+        self.drop_device(&base)?;
+        self.grow_filesystem(&base, &larger)
+    }
+}

@@ -1,0 +1,190 @@
+//! New layers: a snapshot of the parent, or of the base.
+
+use crate::active::thin_id;
+use crate::deadline::within;
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::layer::CreateRequest;
+use crate::options::whole_sectors;
+use crate::reserve::Reservation;
+use crate::size::human_size;
+use crate::transaction::Origin;
+use std::sync::Arc;
+use thinlayer_dm::{Bytes, DeviceMapper, DmName, Flush, Suspend, SuspendGuard};
+use thinlayer_store::{Extra, LayerId, Record};
+use thinlayer_thin::{Health, PoolState, PoolStatus, Trouble};
+
+/// A layer whose writers are held back.
+type Suspended = SuspendGuard<Arc<dyn DeviceMapper>>;
+
+/// The pool's own device has the name that a layer of this id would get.
+const POOL_SUFFIX: &str = "pool";
+
+impl Driver {
+    /// Makes a layer: a copy of its parent, or an empty one. Durable when it returns.
+    ///
+    /// Costs one status, a probe, two messages of the pool, one intent and one record. A parent in use is suspended for its message.
+    /// With a size above the parent's the file system is grown too.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Exists`], [`crate::Kind::NotFound`] (the parent), [`crate::Kind::Invalid`] (a size below the parent's),
+    /// [`crate::Kind::NoSpace`] (the pool has less free than `dm.min_free_space`). Nothing is left of the layer then.
+    pub fn create(&self, id: &LayerId, request: &CreateRequest) -> Result<()> {
+        self.create_layer(id, request).map_err(|error| error.on(id))
+    }
+
+    fn create_layer(&self, id: &LayerId, request: &CreateRequest) -> Result<()> {
+        // Ids of old roots are taken as they are; a new one has to be fit for names of files and devices.
+        let id = &LayerId::given(id.as_str())?;
+        if id.as_str() == POOL_SUFFIX {
+            return Err(Error::Invalid {
+                what: "the id \"pool\" is reserved for the pool's own device; choose another".into(),
+            });
+        }
+        self.names.device(id)?;
+        let parent = request.parent.clone().unwrap_or_else(LayerId::base);
+        let (reserved, parent_reserved) =
+            self.reservations.reserve_pair(id, &parent, self.deadlines.layer)?;
+        if self.store.record(id).is_some() {
+            return Err(Error::Exists { id: id.clone() });
+        }
+        let parent_record = self.record(&parent)?;
+        let size = layer_size(request.size, Bytes(parent_record.size_bytes))?;
+        self.check_room()?;
+        let (suspended, parent_reserved) = self.suspend_if_active(&parent, parent_reserved)?;
+        let resume = || match suspended {
+            Some(guard) => guard.resume().map(|_| ()).map_err(Error::from),
+            None => Ok(()),
+        };
+        let grows = size > Bytes(parent_record.size_bytes);
+        let of = parent.clone();
+        let filesystem = parent_record
+            .extra
+            .as_ref()
+            .and_then(|extra| extra.filesystem.clone())
+            .or_else(|| self.base_filesystem());
+        let created = self.now_ns();
+        let record = self.create_device(
+            id,
+            Origin::SnapshotOf(thin_id(&parent_record)?),
+            resume,
+            |device_id, transaction_id| {
+                let extra = Extra {
+                    parent: Some(of),
+                    filesystem,
+                    created_ns: Some(created),
+                    grow_pending: grows,
+                    ..Extra::default()
+                };
+                Record { extra: Some(extra), ..Record::new(device_id, size.0, transaction_id.0) }
+            },
+        )?;
+        drop(parent_reserved);
+        if grows {
+            // Until this is done the record says so, and the next mount would do it (a crash right here loses nothing).
+            if let Err(error) = self.grow_filesystem(id, &record) {
+                let undone = self.drop_device(id).and_then(|()| self.delete_device(id, &record));
+                return Err(error.and_undo(undone));
+            }
+        }
+        drop(reserved);
+        tracing::debug!(layer = %id, device_id = record.device_id.get(), size = record.size_bytes, "created");
+        Ok(())
+    }
+
+    /// Holds back the writers of a layer in use, so that its copy is consistent. The reservation goes with the call while it lasts.
+    fn suspend_if_active(
+        &self,
+        id: &LayerId,
+        reserved: Reservation,
+    ) -> Result<(Option<Suspended>, Reservation)> {
+        let Some(device) = self.active.get(id) else { return Ok((None, reserved)) };
+        let name = self.names.device(id)?;
+        let dm = self.machine.dm.clone();
+        if device.leaving && dm.info((&name).into())?.is_none() {
+            self.active.forget(id);
+            return Ok((None, reserved));
+        }
+        let what = {
+            let name = name.clone();
+            move || format!("suspend of device {name}")
+        };
+        let (guard, reserved) =
+            within(&*self.machine.clock, what, self.deadlines.suspend, reserved, move || {
+                Ok(SuspendGuard::suspend(dm, &name, Suspend::default())?)
+            })?;
+        Ok((Some(guard), reserved))
+    }
+
+    /// Refuses a new layer while the pool is not well, or has less free than `dm.min_free_space` (section 4.1 of the specification).
+    pub(crate) fn check_room(&self) -> Result<PoolStatus> {
+        let state = self.pool.status(Flush::No)?;
+        let pool = self.pool.name();
+        let status = match (state.health(), state) {
+            (Health::Good, PoolState::Running(status)) => status,
+            (health, _) => return Err(trouble(pool, health)),
+        };
+        let percent = u64::from(self.options.min_free_percent);
+        if percent > 0 {
+            for (what, free, total) in [
+                ("data", status.free_data().0, status.total_data.0),
+                ("metadata", status.free_metadata().0, status.total_metadata.0),
+            ] {
+                let needed = (u128::from(total) * u128::from(percent) / 100).max(1);
+                if u128::from(free) < needed {
+                    return Err(Error::NoSpace {
+                        what: format!(
+                            "pool {pool} has {free} free {what} blocks, and {needed} are kept free ({percent}% by dm.min_free_space); \
+                             remove layers, grow the pool, or lower dm.min_free_space"
+                        ),
+                    });
+                }
+            }
+        }
+        Ok(status)
+    }
+
+    /// Now, in nanoseconds since 1970.
+    pub(crate) fn now_ns(&self) -> u64 {
+        let since = self.machine.clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A pool that is not well, as an error.
+pub(crate) fn trouble(pool: &DmName, health: Health) -> Error {
+    match health {
+        Health::Trouble(trouble @ (Trouble::OutOfData | Trouble::OutOfMetadata)) => {
+            Error::NoSpace { what: format!("pool {pool}: {trouble}") }
+        }
+        Health::Trouble(trouble) => Error::NeedsCheck { what: format!("pool {pool}: {trouble}") },
+        Health::Good => Error::NeedsCheck { what: format!("pool {pool} gives no figures") },
+    }
+}
+
+/// The size of a layer on a parent of this size.
+fn layer_size(asked: Option<Bytes>, parent: Bytes) -> Result<Bytes> {
+    let Some(size) = asked.filter(|size| size.0 > 0) else { return Ok(parent) };
+    let size = whole_sectors(size).unwrap_or_default();
+    if size < parent {
+        return Err(Error::Invalid {
+            what: format!("Container size cannot be smaller than {}; layers only grow", human_size(parent)),
+        });
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_parent() {
+        let parent = Bytes(10 << 30);
+        assert_eq!(layer_size(None, parent).unwrap(), parent);
+        assert_eq!(layer_size(Some(Bytes(0)), parent).unwrap(), parent);
+        assert_eq!(layer_size(Some(Bytes((10 << 30) + 700)), parent).unwrap(), Bytes((10 << 30) + 512));
+        let error = layer_size(Some(Bytes(5 << 30)), parent).unwrap_err();
+        assert!(error.to_string().contains("Container size cannot be smaller than 10.74GB"), "{error}");
+    }
+}

@@ -1,0 +1,210 @@
+//! Layers in use: get mounts a layer or counts one more use, put counts one less or unmounts it.
+
+use crate::deadline::within;
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::layer::PutBack;
+use crate::reserve::Reservation;
+use std::path::{Path, PathBuf};
+use thinlayer_dm::Removal;
+use thinlayer_filesystem::{Detected, Kind, MountRequest, Owner, Unmount, Unmounted};
+use thinlayer_store::{LayerId, Record};
+use thinlayer_thin::ThinDevice;
+
+/// Mode of `mnt`, of mount points and of `rootfs`.
+const FOLDER_MODE: u32 = 0o755;
+
+impl Driver {
+    /// Mounts a layer, or counts one more use of it, and gives the path of its tree. `label`: the SELinux context of everything in it.
+    ///
+    /// Costs create, load, resume and one mount; nothing that is durable. A second get only counts.
+    ///
+    /// # Errors
+    /// [`crate::Kind::NotFound`]; the kernel's words about a mount that fails. The device is not left active then.
+    pub fn get(&self, id: &LayerId, label: Option<&str>) -> Result<PathBuf> {
+        self.get_layer(id, label).map_err(|error| error.on(id))
+    }
+
+    fn get_layer(&self, id: &LayerId, label: Option<&str>) -> Result<PathBuf> {
+        if id.is_base() {
+            return Err(Error::Invalid { what: "the base is no layer; make a layer on it".into() });
+        }
+        let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
+        let uses = self.uses.get(id);
+        if uses > 0 {
+            self.uses.set(id, uses.saturating_add(1))?;
+            return Ok(self.names.tree(id));
+        }
+        let record = self.record(id)?;
+        let device = self.activate(id, &record)?;
+        let (kind, reserved) = match self.mount_layer(id, &record, &device, label, reserved) {
+            Ok(done) => done,
+            Err(error @ Error::Deadline { .. }) => return Err(error),
+            Err(error) => return Err(error.and_undo(self.drop_device(id))),
+        };
+        if let Err(error) = self.finish_mount(id, &record, &device, kind) {
+            let undone = self.unmount_layer(id, Unmount::Now, reserved).map(drop);
+            return Err(error.and_undo(undone.and_then(|()| self.drop_device(id))));
+        }
+        tracing::debug!(layer = %id, device = %device.number(), "mounted");
+        Ok(self.names.tree(id))
+    }
+
+    /// The mount itself, at the layer's mount point.
+    fn mount_layer(
+        &self,
+        id: &LayerId,
+        record: &Record,
+        device: &ThinDevice,
+        label: Option<&str>,
+        reserved: Reservation,
+    ) -> Result<(Kind, Reservation)> {
+        let kind = self.layer_filesystem(record, device.node())?;
+        let filesystems = self.machine.filesystems.clone();
+        let target = self.names.mount_point(id);
+        filesystems.make_dir(self.names.mounts(), FOLDER_MODE, Owner::default())?;
+        filesystems.make_dir(&target, FOLDER_MODE, Owner::default())?;
+        let request = MountRequest {
+            device: device.node().to_owned(),
+            target: target.clone(),
+            kind,
+            read_only: false,
+            no_recovery: false,
+            options: self.options.mount_words(),
+            label: label.map(str::to_owned),
+        };
+        let what = {
+            let device = device.name().clone();
+            move || format!("mount of {device}")
+        };
+        let mounted = within(&*self.machine.clock, what, self.deadlines.mount, reserved, move || {
+            Ok(filesystems.mount(&request)?)
+        });
+        match mounted {
+            Ok(((), reserved)) => Ok((kind, reserved)),
+            Err(error @ Error::Deadline { .. }) => Err(error),
+            Err(error) => {
+                let undone = self.machine.filesystems.remove_dir(&target).map(|_| ()).map_err(Error::from);
+                Err(error.and_undo(undone))
+            }
+        }
+    }
+
+    /// What a fresh mount needs before it is handed out. The layer is counted as used once at the end.
+    fn finish_mount(&self, id: &LayerId, record: &Record, device: &ThinDevice, kind: Kind) -> Result<()> {
+        let filesystems = &self.machine.filesystems;
+        let mount_point = self.names.mount_point(id);
+        if kind == Kind::Xfs {
+            filesystems.set_xfs_retries(
+                (device.number().major, device.number().minor),
+                self.options.xfs_nospace_retries,
+            )?;
+        }
+        if record.extra.as_ref().is_some_and(|extra| extra.grow_pending) {
+            filesystems.grow(kind, &mount_point, device.node())?;
+            self.put_grown(id, record)?;
+        }
+        filesystems.make_dir(&self.names.tree(id), FOLDER_MODE, Owner::default())?;
+        filesystems.write_if_absent(&mount_point.join("id"), id.as_str().as_bytes())?;
+        self.uses.set(id, 1)
+    }
+
+    /// What is on a layer: its record knows; where Docker wrote the record, one read tells.
+    pub(crate) fn layer_filesystem(&self, record: &Record, node: &Path) -> Result<Kind> {
+        let known = record.extra.as_ref().and_then(|extra| extra.filesystem.as_deref()).and_then(kind_named);
+        if let Some(kind) = known {
+            return Ok(kind);
+        }
+        match self.machine.filesystems.detect(node)? {
+            Detected::Known { kind, .. } => Ok(kind),
+            Detected::Foreign(name) => Err(Error::Unsupported {
+                what: format!("the file system {name} on {}", node.display()),
+                advice: "only ext4 and xfs are; copy its content elsewhere with other tools".into(),
+            }),
+            Detected::Nothing => Err(Error::NeedsCheck {
+                what: format!(
+                    "there is no file system on {}; `thinlayer check` compares store and pool",
+                    node.display()
+                ),
+            }),
+        }
+    }
+
+    /// Gives back one use of a layer. At the last one it is unmounted and its device goes.
+    ///
+    /// With [`Unmount::Lazy`] a mount that is in use disappears from sight now and goes at its last user's end, as with Docker.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Busy`] if it is in use and `when` is [`Unmount::Now`]: its use count stays. [`crate::Kind::NotFound`].
+    pub fn put(&self, id: &LayerId, when: Unmount) -> Result<PutBack> {
+        self.put_layer(id, when, false).map_err(|error| error.on(id))
+    }
+
+    /// Gives back all uses of a layer.
+    ///
+    /// # Errors
+    /// As [`Driver::put`].
+    pub fn put_all(&self, id: &LayerId, when: Unmount) -> Result<PutBack> {
+        self.put_layer(id, when, true).map_err(|error| error.on(id))
+    }
+
+    fn put_layer(&self, id: &LayerId, when: Unmount, all: bool) -> Result<PutBack> {
+        let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
+        let uses = self.uses.get(id);
+        if uses > 1 && !all {
+            self.uses.set(id, uses - 1)?;
+            return Ok(PutBack::StillUsed(uses - 1));
+        }
+        if uses == 0 {
+            self.record(id)?;
+        }
+        let (unmounted, _reserved) = self.unmount_layer(id, when, reserved)?;
+        let removal = if self.options.defers_removal() { Removal::Deferred } else { Removal::Now };
+        self.deactivate(id, removal)?;
+        tracing::debug!(layer = %id, "unmounted");
+        Ok(match unmounted {
+            Unmounted::Done => PutBack::Unmounted,
+            Unmounted::NotMounted => PutBack::NotMounted,
+        })
+    }
+
+    /// Unmounts a layer and removes its mount point, which detaches copies of the mount in other namespaces.
+    pub(crate) fn unmount_layer(
+        &self,
+        id: &LayerId,
+        when: Unmount,
+        reserved: Reservation,
+    ) -> Result<(Unmounted, Reservation)> {
+        let target = self.names.mount_point(id);
+        let filesystems = self.machine.filesystems.clone();
+        let what = {
+            let target = target.clone();
+            move || format!("umount of {}", target.display())
+        };
+        let job = {
+            let target = target.clone();
+            move || Ok(filesystems.unmount(&target, when)?)
+        };
+        let (unmounted, reserved) = within(&*self.machine.clock, what, self.deadlines.unmount, reserved, job).map_err(|error| match error {
+            Error::Filesystem(error) if error.kind() == thinlayer_filesystem::ErrorKind::Busy => Error::Busy {
+                what: format!("mount {}", target.display()),
+                why: "a program has a file open or its working folder in it; end it and try again (fuser -vm names it)".into(),
+            },
+            other => other,
+        })?;
+        self.uses.set(id, 0)?;
+        if let Err(error) = self.machine.filesystems.remove_dir(&target) {
+            tracing::warn!(%error, "the mount point stays");
+        }
+        Ok((unmounted, reserved))
+    }
+}
+
+/// A kind by its name in records.
+pub(crate) fn kind_named(name: &str) -> Option<Kind> {
+    match name {
+        "ext4" => Some(Kind::Ext4),
+        "xfs" => Some(Kind::Xfs),
+        _ => None,
+    }
+}

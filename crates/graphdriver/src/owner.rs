@@ -1,0 +1,208 @@
+//! Who owns a root: one process at a time, by a lock on `ROOT/thinlayer/lock` that says who holds it.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The lock's folder and file, below the root.
+const FOLDER: &str = "thinlayer";
+const LOCK: &str = "thinlayer/lock";
+/// How often a lock that is held is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Who holds a root, as the lock file tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// What it does, such as `serve` or `create`.
+    pub command: String,
+    /// The control socket that it answers on, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+}
+
+impl Holder {
+    /// This process.
+    pub fn this_process(command: impl Into<String>, socket: Option<PathBuf>) -> Self {
+        Self { pid: std::process::id(), command: command.into(), socket }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "thinlayer {} (pid {})", self.command, self.pid)
+    }
+}
+
+/// Ownership of a root, given up when dropped or when the process ends in whatever way.
+#[derive(Debug)]
+pub struct Ownership {
+    _lock: File,
+    _docker: Option<File>,
+}
+
+impl Ownership {
+    /// Takes the lock, waiting at most `wait` for another holder. Makes the root (0700) and its `thinlayer` folder if absent.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] that names the holder; [`Error::Root`] if the root cannot be used (not a folder, read-only, no privilege).
+    pub fn acquire(root: &Path, holder: &Holder, wait: Duration) -> Result<Self> {
+        make_folder(root)?;
+        make_folder(&root.join(FOLDER))?;
+        let path = root.join(LOCK);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits())
+            .open(&path)
+            .map_err(|e| root_error(&path, &e))?;
+        let start = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if start.elapsed() < wait => std::thread::sleep(RETRY),
+                Err(TryLockError::WouldBlock) => return Err(held_by(root, wait)),
+                Err(TryLockError::Error(e)) => return Err(root_error(&path, &e)),
+            }
+        }
+        let docker = refuse_running_docker(root)?;
+        // What an earlier holder wrote may be longer. A full disk must not keep the root from being opened: the text is for people only.
+        let text = serde_json::to_vec(holder).unwrap_or_default();
+        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "cannot say in the lock file who holds the root");
+        }
+        Ok(Self { _lock: file, _docker: docker })
+    }
+
+    /// Who holds a root now, if anybody does and has said so.
+    pub fn holder(root: &Path) -> Option<Holder> {
+        let mut file = File::open(root.join(LOCK)).ok()?;
+        match file.try_lock_shared() {
+            // Nobody: what the file says is old.
+            Ok(()) => None,
+            Err(_) => {
+                let mut text = Vec::new();
+                // A holder's text is far below this.
+                Read::by_ref(&mut file).take(16 << 10).read_to_end(&mut text).ok()?;
+                serde_json::from_slice(&text).ok()
+            }
+        }
+    }
+}
+
+fn held_by(root: &Path, wait: Duration) -> Error {
+    let who =
+        Ownership::holder(root).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+    Error::Busy {
+        what: format!("root {}", root.display()),
+        why: format!("{who} owns it (waited {wait:?}); wait for it to end, or raise --wait"),
+    }
+}
+
+/// dockerd holds a lock on `volumes/metadata.db` beside its `devicemapper` folder for as long as it runs.
+fn refuse_running_docker(root: &Path) -> Result<Option<File>> {
+    let Some(database) = root.parent().map(|parent| parent.join("volumes/metadata.db")) else {
+        return Ok(None);
+    };
+    let Ok(file) = File::open(&database) else { return Ok(None) };
+    match file.try_lock_shared() {
+        // Kept, so that dockerd does not start under us either.
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy {
+            what: format!("root {}", root.display()),
+            why: format!("a running dockerd holds {}; stop dockerd first", database.display()),
+        }),
+        Err(TryLockError::Error(e)) => Err(root_error(&database, &e)),
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| root_error(path, &e))
+}
+
+fn root_error(path: &Path, error: &std::io::Error) -> Error {
+    let advice = match error.kind() {
+        std::io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is mounted read-only: remount it, or use --read-only for looking"
+        }
+        std::io::ErrorKind::PermissionDenied => "; run as root",
+        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => "; a root must be a folder",
+        std::io::ErrorKind::StorageFull => "; the file system that holds the root is full: make room there",
+        _ => "",
+    };
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        return Error::NoSpace { what: format!("{}: {error}{advice}", path.display()) };
+    }
+    Error::Root { path: path.to_owned(), why: format!("{error}{advice}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn holder(command: &str) -> Holder {
+        Holder { pid: 4711, command: command.into(), socket: None }
+    }
+
+    #[test]
+    fn the_second_owner_is_told_who_the_first_is() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(Ownership::holder(root.path()), None);
+        let first = Ownership::acquire(root.path(), &holder("serve"), Duration::ZERO).unwrap();
+        assert_eq!(Ownership::holder(root.path()), Some(holder("serve")));
+        let error =
+            Ownership::acquire(root.path(), &holder("create"), Duration::from_millis(30)).unwrap_err();
+        assert_eq!(error.kind(), Kind::Busy);
+        assert!(error.to_string().contains("thinlayer serve (pid 4711)"), "{error}");
+        drop(first);
+        assert_eq!(Ownership::holder(root.path()), None);
+        let _third = Ownership::acquire(root.path(), &holder("x"), Duration::ZERO).unwrap();
+        assert_eq!(Ownership::holder(root.path()), Some(holder("x")));
+    }
+
+    #[test]
+    fn a_waiting_owner_gets_the_root_when_it_is_free() {
+        let root = tempfile::tempdir().unwrap();
+        let first = Ownership::acquire(root.path(), &holder("a"), Duration::ZERO).unwrap();
+        let path = root.path().to_owned();
+        let waiting =
+            std::thread::spawn(move || Ownership::acquire(&path, &holder("b"), Duration::from_secs(30)));
+        std::thread::sleep(Duration::from_millis(50));
+        drop(first);
+        waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_root_that_dockerd_uses_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::create_dir(data.path().join("volumes")).unwrap();
+        let database = File::create(data.path().join("volumes/metadata.db")).unwrap();
+        let root = data.path().join("devicemapper");
+        database.lock().unwrap();
+        let error = Ownership::acquire(&root, &holder("create"), Duration::ZERO).unwrap_err();
+        assert!(error.kind() == Kind::Busy && error.to_string().contains("dockerd"), "{error}");
+        database.unlock().unwrap();
+        Ownership::acquire(&root, &holder("create"), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_no_root() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = Ownership::acquire(file.path(), &holder("create"), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("folder"), "{error}");
+    }
+}

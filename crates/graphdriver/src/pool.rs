@@ -1,0 +1,225 @@
+//! The root's pool comes up: made on loop files or given devices, taken over where it is active already, or given by name.
+
+use crate::active::Waiting;
+use crate::driver::Notice;
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::names::Names;
+use crate::options::{DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options};
+use std::any::Any;
+use std::path::{Path, PathBuf};
+use thinlayer_dm::{Access, Bytes, DeviceNumber};
+use thinlayer_filesystem::Owner;
+use thinlayer_provision::{given, loop_pool};
+use thinlayer_store::{LayerId, Store};
+use thinlayer_thin::{BackingDevice, Pool, PoolTable};
+
+/// A pool that is up, and how it came to be.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) pool: Pool,
+    /// It was made by this start, and goes again if the start fails.
+    pub(crate) made: bool,
+    /// The driver made it, now or earlier; nobody else works on it.
+    pub(crate) ours: bool,
+    /// Its backing files prove that it is this root's.
+    pub(crate) proven: bool,
+}
+
+/// One of the pool's devices, held open until the pool stands on it.
+#[derive(Debug)]
+struct SideDevice {
+    number: DeviceNumber,
+    size: Bytes,
+    _held: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// Brings the pool up.
+///
+/// # Errors
+/// If files or devices are missing, in use or another root's: nothing was changed then.
+pub(crate) fn start(
+    machine: &Machine,
+    options: &Options,
+    names: &Names,
+    store: &Store,
+    notices: &mut Vec<Notice>,
+) -> Result<Started> {
+    if let Some(name) = &options.thin_pool {
+        let pool = Pool::open(machine.dm.clone(), name)?.ok_or_else(|| Error::Invalid {
+            what: format!(
+                "there is no thin pool {name} (dm.thinpooldev); make it first, or activate its volume group"
+            ),
+        })?;
+        return Ok(Started { pool, made: false, ours: false, proven: false });
+    }
+    let name = names.pool()?;
+    let started = match Pool::open(machine.dm.clone(), &name) {
+        Ok(Some(pool)) => take_over(machine, options, pool)?,
+        Ok(None) => make(machine, options, &name, store)?,
+        // An earlier start was killed between making the device and giving it its table.
+        Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => {
+            Pool::remove_unfinished(&*machine.dm, &name)?;
+            make(machine, options, &name, store)?
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if started.made && (options.data_device.is_none() || options.metadata_device.is_none()) {
+        notices.push(Notice::info(
+            "the pool is on loop-backed files; a block device of its own is faster (dm.thinpooldev, or dm.datadev and dm.metadatadev)",
+        ));
+    }
+    Ok(started)
+}
+
+/// A pool that an earlier owner left active: it must stand on what this root has, and gets the sizes that are asked for now.
+fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started> {
+    let root = &machine.root.path;
+    let backing = &*machine.backing;
+    let table = pool.table()?;
+    let mut proven = true;
+    for (side, device, asked) in [
+        (loop_pool::Side::Metadata, &table.metadata, options.loop_metadata_size),
+        (loop_pool::Side::Data, &table.data, options.loop_data_size),
+    ] {
+        let number = number(device)?;
+        if let Some(path) = given_path(options, side) {
+            given::validate_active(backing, path, side, number)?;
+            proven = false;
+            continue;
+        }
+        loop_pool::find_active_side(backing, root, side, number)?;
+        let Some(size) = asked else { continue };
+        let growth = loop_pool::grow_side(backing, root, side, number, size)?;
+        match side {
+            loop_pool::Side::Data => pool.grow_data(growth.device.to_sectors()).map(drop)?,
+            loop_pool::Side::Metadata => pool.grow_metadata().map(drop)?,
+        }
+    }
+    Ok(Started { pool, made: false, ours: true, proven })
+}
+
+fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store: &Store) -> Result<Started> {
+    let root = &machine.root.path;
+    let backing = &*machine.backing;
+    let known = store.record_even_deleted(&LayerId::base()).is_some();
+    let purpose = if known { given::Purpose::Existing } else { given::Purpose::New };
+    if options.data_device.is_none() || options.metadata_device.is_none() {
+        machine.filesystems.make_dir(&root.join("devicemapper"), 0o700, Owner::default())?;
+    }
+    let sizes = loop_pool::Sizes {
+        data: size_of(machine, loop_pool::Side::Data, options.loop_data_size, DEFAULT_LOOP_DATA_SIZE)?,
+        metadata: size_of(
+            machine,
+            loop_pool::Side::Metadata,
+            options.loop_metadata_size,
+            DEFAULT_LOOP_METADATA_SIZE,
+        )?,
+    };
+    let (data, metadata) = match (&options.data_device, &options.metadata_device) {
+        (None, None) => {
+            if known {
+                refuse_lost_files(machine)?;
+            }
+            let pair = loop_pool::ensure_pair(backing, root, sizes)?;
+            (attached(pair.data), attached(pair.metadata))
+        }
+        (Some(data), Some(metadata)) => {
+            let pair = given::validate_pair_for(backing, data, metadata, purpose)?;
+            if known && pair.blank {
+                return Err(blank(metadata));
+            }
+            (block(pair.data), block(pair.metadata))
+        }
+        (Some(data), None) => {
+            let device = given::validate_data(backing, data, purpose)?;
+            (
+                block(device),
+                attached(loop_pool::ensure_side(backing, root, loop_pool::Side::Metadata, sizes.metadata)?),
+            )
+        }
+        (None, Some(metadata)) => {
+            let (device, is_blank) = given::validate_metadata(backing, metadata, purpose)?;
+            if known && is_blank {
+                return Err(blank(metadata));
+            }
+            (
+                attached(loop_pool::ensure_side(backing, root, loop_pool::Side::Data, sizes.data)?),
+                block(device),
+            )
+        }
+    };
+    let table = PoolTable {
+        block_size: options.block_size,
+        ..PoolTable::new(metadata.number, data.number, data.size.to_sectors())
+    };
+    let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;
+    Ok(Started { pool, made: true, ours: true, proven: false })
+}
+
+/// The size to ask for: what was given, else what is there, else the default.
+fn size_of(machine: &Machine, side: loop_pool::Side, asked: Option<Bytes>, default: Bytes) -> Result<Bytes> {
+    if let Some(size) = asked {
+        return Ok(size);
+    }
+    Ok(machine.backing.file(&side.path(&machine.root.path))?.map_or(default, |file| file.size))
+}
+
+/// A root with layers whose files are both gone: a new pool would be taken for the old one.
+fn refuse_lost_files(machine: &Machine) -> Result<()> {
+    for side in [loop_pool::Side::Data, loop_pool::Side::Metadata] {
+        let path: PathBuf = side.path(&machine.root.path);
+        if machine.backing.file(&path)?.is_none() {
+            return Err(Error::Root {
+                path,
+                why: format!(
+                    "this {side} file is missing, and the root has layers in it; nothing was changed; put the file back, name the devices of the pool \
+                     (dm.thinpooldev, or dm.datadev and dm.metadatadev), or move {} away to begin anew",
+                    machine.root.path.join("metadata").display()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn blank(metadata: &Path) -> Error {
+    Error::Invalid {
+        what: format!(
+            "{} holds no pool, and this root has layers in one; nothing was changed; name the right device (dm.metadatadev)",
+            metadata.display()
+        ),
+    }
+}
+
+fn given_path(options: &Options, side: loop_pool::Side) -> Option<&Path> {
+    match side {
+        loop_pool::Side::Data => options.data_device.as_deref(),
+        loop_pool::Side::Metadata => options.metadata_device.as_deref(),
+    }
+}
+
+fn attached(side: loop_pool::LoopSide) -> SideDevice {
+    let attachment = side.attachment;
+    SideDevice { number: attachment.number, size: attachment.size, _held: Some(attachment.guard) }
+}
+
+fn block(device: thinlayer_provision::BlockDevice) -> SideDevice {
+    SideDevice { number: device.number, size: device.size, _held: None }
+}
+
+/// The kernel always prints numbers.
+pub(crate) fn number(device: &BackingDevice) -> Result<DeviceNumber> {
+    match device {
+        BackingDevice::Number(number) => Ok(*number),
+        BackingDevice::Path(path) => Err(Error::NeedsCheck {
+            what: format!("the pool's table names {} in place of a number", path.as_str()),
+        }),
+    }
+}
+
+/// Takes a pool away that the driver made.
+pub(crate) fn remove(pool: &Pool, machine: &Machine, patience: std::time::Duration) -> Result<()> {
+    let clock = Waiting(&*machine.clock);
+    Ok(pool.remove(thinlayer_thin::Patience::new(patience, &clock)).map(drop)?)
+}

@@ -1,0 +1,94 @@
+//! Layers and their file systems grow; they never shrink.
+
+use crate::active::Device;
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use crate::options::whole_sectors;
+use crate::size::human_size;
+use thinlayer_dm::Bytes;
+use thinlayer_filesystem::{MountRequest, with_temporary_mount};
+use thinlayer_store::{LayerId, Record};
+
+impl Driver {
+    /// Grows a layer and its file system, mounted or not. Equal to its size: nothing happens.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] for a size below the layer's; [`crate::Kind::NotFound`].
+    pub fn resize(&self, id: &LayerId, size: Bytes) -> Result<()> {
+        self.resize_layer(id, size).map_err(|error| error.on(id))
+    }
+
+    fn resize_layer(&self, id: &LayerId, size: Bytes) -> Result<()> {
+        if id.is_base() {
+            return Err(Error::Invalid { what: "the base grows with dm.basesize, not by resize".into() });
+        }
+        let _reserved = self.reservations.reserve(id, self.deadlines.layer)?;
+        let record = self.record(id)?;
+        let size = whole_sectors(size).unwrap_or_default();
+        let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
+        if size < Bytes(record.size_bytes) {
+            return Err(Error::Invalid {
+                what: format!(
+                    "Container size cannot be smaller than {}; layers only grow",
+                    human_size(Bytes(record.size_bytes))
+                ),
+            });
+        }
+        if size == Bytes(record.size_bytes) && !pending {
+            return Ok(());
+        }
+        // First the record, with a mark: a device larger than its file system does no harm, the other way round it does not mount.
+        let mut larger = Record::clone(&record);
+        larger.size_bytes = size.0;
+        larger.extra.get_or_insert_default().grow_pending = true;
+        self.store.put(id, &larger)?;
+        self.grow_filesystem(id, &larger)
+    }
+
+    /// Grows a layer's device and file system to the size in its record, and takes the mark off. The caller has reserved the layer.
+    pub(crate) fn grow_filesystem(&self, id: &LayerId, record: &Record) -> Result<()> {
+        let was_active = self.active.get(id).is_some();
+        let mut device = self.activate(id, record)?;
+        if was_active {
+            device = self.pool.resize(&device, Bytes(record.size_bytes).to_sectors())?;
+            self.active.set(id, Device { thin: device.clone(), leaving: false });
+        }
+        let node = device.node();
+        let kind = self.layer_filesystem(record, node)?;
+        let filesystems = &*self.machine.filesystems;
+        let what = format!("growing layer {id} to {}", human_size(Bytes(record.size_bytes)));
+        let step = self.step(&what);
+        let grown = if self.uses.get(id) > 0 {
+            filesystems.grow(kind, &self.names.mount_point(id), node)
+        } else {
+            let request = MountRequest {
+                device: node.to_owned(),
+                target: self.machine.root.runtime.clone(),
+                kind,
+                read_only: false,
+                no_recovery: false,
+                options: self.options.mount_words(),
+                label: None,
+            };
+            with_temporary_mount(filesystems, &request, &self.machine.root.runtime, |mount_point| {
+                filesystems.grow(kind, mount_point, node)
+            })
+        };
+        drop(step);
+        grown?;
+        if !was_active {
+            self.drop_device(id)?;
+        }
+        tracing::debug!(layer = %id, device = %device.number(), size = record.size_bytes, "grown");
+        self.put_grown(id, record)
+    }
+
+    /// Writes down that the file system has its record's size.
+    pub(crate) fn put_grown(&self, id: &LayerId, record: &Record) -> Result<()> {
+        let mut done = record.clone();
+        if let Some(extra) = &mut done.extra {
+            extra.grow_pending = false;
+        }
+        Ok(self.store.put(id, &done)?)
+    }
+}

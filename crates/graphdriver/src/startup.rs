@@ -1,0 +1,142 @@
+//! Start-up: the pool comes up, what a crash left open is settled, the base is there (section 2 of the specification).
+
+use crate::active::Active;
+use crate::check::mounted_layers;
+use crate::deadline::Deadlines;
+use crate::driver::{Driver, Notice};
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::names::Names;
+use crate::options::Options;
+use crate::pool::Started;
+use crate::progress::{Progress, Step};
+use crate::recover::Recoverer;
+use crate::reserve::Reservations;
+use crate::transaction::Transactions;
+use crate::uses::Uses;
+use crate::worker::Queue;
+use std::sync::Arc;
+use thinlayer_dm::{Flush, Version};
+use thinlayer_filesystem::Unmount;
+use thinlayer_store::{LayerId, Mode, Store};
+
+/// From this interface on the kernel can remove a device at its last close.
+const DEFERRED_REMOVAL: Version = Version(4, 27, 0);
+/// Mode of the root and its run-time folder.
+const PRIVATE: u32 = 0o700;
+
+impl Driver {
+    /// Opens a root that this process owns ([`crate::Ownership`]): makes or takes over the pool, settles what a crash left open,
+    /// makes or verifies the base. What happened on the way is in the notices.
+    ///
+    /// # Errors
+    /// One that says which part failed. A pool that this call made is removed again; the backing files stay.
+    pub fn open(
+        machine: Machine,
+        options: &Options,
+        progress: Arc<dyn Progress>,
+    ) -> Result<(Self, Vec<Notice>)> {
+        let mut notices = Vec::new();
+        let version = machine.dm.version();
+        if options.defers_removal() && version < DEFERRED_REMOVAL {
+            return Err(Error::Unsupported {
+                what: format!("deferred removal on device-mapper {version}"),
+                advice: "set dm.use_deferred_removal=false".into(),
+            });
+        }
+        let names = Names::of(&machine.root);
+        machine.filesystems.make_dir(&machine.root.path, PRIVATE, thinlayer_filesystem::Owner::default())?;
+        machine.filesystems.make_dir(
+            &machine.root.runtime,
+            PRIVATE,
+            thinlayer_filesystem::Owner::default(),
+        )?;
+        let (store, findings) = Store::open(machine.disk.clone(), Mode::ReadWrite)?;
+        for finding in findings {
+            let notice = if finding.is_problem() { Notice::warning } else { Notice::info };
+            notices.push(notice(finding.to_string()));
+        }
+        let started = crate::pool::start(&machine, options, &names, &store, &mut notices)?;
+        let pool = started.pool.clone();
+        let made = started.made;
+        match Self::finish_open(machine.clone(), options, progress, names, store, started, &mut notices) {
+            Ok(driver) => Ok((driver, notices)),
+            Err(error) if made => {
+                Err(error.and_undo(crate::pool::remove(&pool, &machine, Deadlines::default().removal)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn finish_open(
+        machine: Machine,
+        options: &Options,
+        progress: Arc<dyn Progress>,
+        names: Names,
+        store: Store,
+        started: Started,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Self> {
+        let Started { pool, ours, proven, .. } = started;
+        let pool_id = match pool.status(Flush::No)? {
+            thinlayer_thin::PoolState::Running(status) => status.transaction_id,
+            _ => {
+                return Err(Error::NeedsCheck {
+                    what: format!(
+                        "pool {} has failed; stop it, run thin_check on its metadata, and start again",
+                        pool.name()
+                    ),
+                });
+            }
+        };
+        let active = Active::find(&pool, &names)?;
+        let mounted: Vec<LayerId> = mounted_layers(&machine, &names)?.into_keys().collect();
+        let uses = Uses::load(machine.runtime.clone(), &mounted, true);
+        sweep_temporary_mounts(&machine)?;
+        let driver = Self {
+            options: options.clone(),
+            deadlines: Deadlines::default(),
+            progress,
+            names,
+            store,
+            pool,
+            owns_pool: ours,
+            reservations: Reservations::default(),
+            transactions: Transactions::new(pool_id),
+            active,
+            uses,
+            queue: Queue::default(),
+            machine,
+        };
+        notices.extend(driver.recover()?);
+        for (id, _) in driver.store.pending_deletion() {
+            if !id.is_base() {
+                driver.queue.push(id);
+            }
+        }
+        driver.ensure_base(proven, notices)?;
+        Ok(driver)
+    }
+
+    /// Settles what an interrupted transaction left, now or at the start.
+    pub(crate) fn recover(&self) -> Result<Vec<Notice>> {
+        Recoverer { driver: self }.run()
+    }
+
+    /// Begins a long step that somebody may be told about.
+    pub(crate) fn step<'a>(&'a self, what: &'a str) -> Step<'a> {
+        Step::begin(&*self.progress, what)
+    }
+}
+
+/// Temporary mounts of an owner that was killed while it grew a file system.
+fn sweep_temporary_mounts(machine: &Machine) -> Result<()> {
+    let filesystems = &machine.filesystems;
+    for mount in filesystems.mounts()? {
+        if mount.target.starts_with(&machine.root.runtime) {
+            filesystems.unmount(&mount.target, Unmount::Now)?;
+            filesystems.remove_dir(&mount.target)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,205 @@
+//! What the driver says of itself: the rows of `docker info` (section 4.6 of the specification), and the same as values.
+
+use crate::driver::Driver;
+use crate::error::Result;
+use crate::machine::Machine;
+use crate::options::Options;
+use crate::size::human_size;
+use std::path::PathBuf;
+use thinlayer_dm::{Bytes, DeviceNumber, Flush};
+use thinlayer_store::{LayerId, Store};
+use thinlayer_thin::{Health, Pool, PoolStatus, PoolTable};
+
+/// The pool's and the root's state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Docker's rows, in Docker's order.
+    pub rows: Vec<(String, String)>,
+    /// The pool's name.
+    pub pool_name: String,
+    /// The pool's block.
+    pub block_size: Bytes,
+    /// Bytes of data in use.
+    pub data_used: Bytes,
+    /// Bytes of data in all.
+    pub data_total: Bytes,
+    /// Bytes of data that can still be had: what is free in the pool and, below a sparse file, on the host.
+    pub data_available: Bytes,
+    /// Bytes of metadata in use.
+    pub metadata_used: Bytes,
+    /// Bytes of metadata in all.
+    pub metadata_total: Bytes,
+    /// The pool's transaction id.
+    pub transaction_id: u64,
+    /// What is wrong with the pool and what to do, if anything is.
+    pub trouble: Option<String>,
+    /// Layers, without the base.
+    pub layers: usize,
+    /// Removed layers whose blocks are still in the pool.
+    pub deferred: usize,
+    /// The base's file system.
+    pub filesystem: String,
+    /// Is the pool on loop devices?
+    pub loop_backed: bool,
+}
+
+/// Where the pool's two devices lie.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Side {
+    node: Option<PathBuf>,
+    loop_file: Option<PathBuf>,
+    /// Free bytes of the file system below a sparse file.
+    host_free: Option<Bytes>,
+}
+
+/// What the rows are made of.
+#[derive(Clone, Debug)]
+struct Facts<'a> {
+    pool_name: &'a str,
+    table: &'a PoolTable,
+    /// `None` for a pool that has failed: all sizes are 0 then.
+    status: Option<&'a PoolStatus>,
+    trouble: Option<String>,
+    data: Side,
+    metadata: Side,
+    base_size: Bytes,
+    filesystem: &'a str,
+    options: &'a Options,
+    layers: usize,
+    deferred: usize,
+    library: String,
+}
+
+impl Driver {
+    /// The status. One status call that does not make the pool commit; never waits for another operation.
+    ///
+    /// # Errors
+    /// If the pool cannot be asked.
+    pub fn status(&self) -> Result<Status> {
+        status(&self.machine, &self.store, &self.pool, &self.options)
+    }
+}
+
+/// The status of an active pool.
+pub(crate) fn status(machine: &Machine, store: &Store, pool: &Pool, options: &Options) -> Result<Status> {
+    let table = pool.table()?;
+    let state = pool.status(Flush::No)?;
+    let health = state.health();
+    let layers = store.layers();
+    let base_size =
+        store.record_even_deleted(&LayerId::base()).map_or(Bytes(0), |record| Bytes(record.size_bytes));
+    let facts = Facts {
+        pool_name: pool.name().as_str(),
+        data: side(machine, crate::pool::number(&table.data).ok())?,
+        metadata: side(machine, crate::pool::number(&table.metadata).ok())?,
+        table: &table,
+        status: state.running(),
+        trouble: match health {
+            Health::Good => None,
+            Health::Trouble(trouble) => Some(trouble.to_string()),
+        },
+        base_size,
+        filesystem: &store.device_set().base_filesystem,
+        options,
+        layers: layers.iter().filter(|(id, record)| !id.is_base() && !record.is_hidden()).count(),
+        deferred: store.counts().deleted,
+        library: format!("thinlayer {} (device-mapper {})", env!("CARGO_PKG_VERSION"), machine.dm.version()),
+    };
+    Ok(facts.render())
+}
+
+/// What a device of the pool's table is.
+fn side(machine: &Machine, number: Option<DeviceNumber>) -> Result<Side> {
+    let Some(number) = number else { return Ok(Side::default()) };
+    if let Some(device) = machine.backing.loops()?.into_iter().find(|device| device.number == number) {
+        // Where the file's folder is out of sight, nothing is known about the room below it.
+        let host_free = machine.filesystems.free_bytes(&device.file).ok().map(Bytes);
+        return Ok(Side { node: Some(device.node), loop_file: Some(device.file), host_free });
+    }
+    let node = machine
+        .dm
+        .devices()?
+        .into_iter()
+        .find(|device| device.number == number)
+        .map(|device| PathBuf::from(format!("/dev/mapper/{}", device.name)));
+    Ok(Side { node: node.or_else(|| Some(format!("/dev/block/{number}").into())), ..Side::default() })
+}
+
+impl Facts<'_> {
+    fn render(self) -> Status {
+        let figure = |figure: fn(&PoolStatus) -> u64| self.status.map_or(0, figure);
+        let block = self.table.block_size.bytes();
+        let meta_block = thinlayer_thin::MetaBlocks::BLOCK_BYTES;
+        let times = |blocks: u64, bytes: u64| Bytes(blocks.saturating_mul(bytes));
+        let data_used = times(figure(|status| status.used_data.0), block.0);
+        let data_total = times(figure(|status| status.total_data.0), block.0);
+        let metadata_used = times(figure(|status| status.used_metadata.0), meta_block);
+        let metadata_total = times(figure(|status| status.total_metadata.0), meta_block);
+        let left = |total: Bytes, used: Bytes| total.checked_sub(used).unwrap_or_default();
+        let data_available = self
+            .data
+            .host_free
+            .map_or(left(data_total, data_used), |free| left(data_total, data_used).min(free));
+        // The metadata file is fully allocated, but Docker caps this row all the same.
+        let metadata_available =
+            self.metadata.host_free.map_or(left(metadata_total, metadata_used), |free| {
+                left(metadata_total, metadata_used).min(free)
+            });
+        let minimum_free = times(
+            figure(|status| status.total_data.0).saturating_mul(u64::from(self.options.min_free_percent))
+                / 100,
+            block.0,
+        );
+        let loop_backed = self.data.loop_file.is_some() || self.metadata.loop_file.is_some();
+
+        let mut rows: Vec<(String, String)> = Vec::new();
+        let mut row = |key: &str, value: String| rows.push((key.to_owned(), value));
+        let path = |path: &PathBuf| path.display().to_string();
+        row("Pool Name", self.pool_name.to_owned());
+        row("Pool Blocksize", human_size(block));
+        row("Base Device Size", human_size(self.base_size));
+        row("Backing Filesystem", self.filesystem.to_owned());
+        // No operation depends on udev; tools that read this row take `false` for a broken installation.
+        row("Udev Sync Supported", "true".to_owned());
+        if let Some(node) = &self.data.node {
+            row("Data file", path(node));
+        }
+        if let Some(node) = &self.metadata.node {
+            row("Metadata file", path(node));
+        }
+        if let Some(file) = &self.data.loop_file {
+            row("Data loop file", path(file));
+        }
+        if let Some(file) = &self.metadata.loop_file {
+            row("Metadata loop file", path(file));
+        }
+        row("Data Space Used", human_size(data_used));
+        row("Data Space Total", human_size(data_total));
+        row("Data Space Available", human_size(data_available));
+        row("Metadata Space Used", human_size(metadata_used));
+        row("Metadata Space Total", human_size(metadata_total));
+        row("Metadata Space Available", human_size(metadata_available));
+        row("Thin Pool Minimum Free Space", human_size(minimum_free));
+        row("Deferred Removal Enabled", self.options.defers_removal().to_string());
+        row("Deferred Deletion Enabled", self.options.defers_deletion().to_string());
+        row("Deferred Deleted Device Count", self.deferred.to_string());
+        row("Library Version", self.library);
+        Status {
+            rows,
+            pool_name: self.pool_name.to_owned(),
+            block_size: block,
+            data_used,
+            data_total,
+            data_available,
+            metadata_used,
+            metadata_total,
+            transaction_id: figure(|status| status.transaction_id.0),
+            trouble: self.trouble,
+            layers: self.layers,
+            deferred: self.deferred,
+            filesystem: self.filesystem.to_owned(),
+            loop_backed,
+        }
+    }
+}

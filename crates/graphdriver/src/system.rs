@@ -1,0 +1,126 @@
+//! The real machine: the kernel's device-mapper, mounts, loop devices, a folder on disk and the clock on the wall.
+
+use crate::error::{Error, Result};
+use crate::looking::{LazyControl, Nothing};
+use crate::machine::{Clock, Machine, Root};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+use thinlayer_dm::DeviceMapper;
+use thinlayer_store::{Disk, Folder};
+
+/// Where run-time state of all roots lies.
+const RUNTIME: &str = "/run/thinlayer";
+
+/// The machine's own clock and threads.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn sleep(&self, how_long: Duration) {
+        std::thread::sleep(how_long);
+    }
+
+    fn run_within(&self, deadline: Duration, job: Box<dyn FnOnce() + Send>) -> bool {
+        let (done, finished) = mpsc::channel::<()>();
+        let spawned = std::thread::Builder::new().name("thinlayer-call".into()).spawn(move || {
+            job();
+            // Nobody listens any more after the deadline.
+            drop(done);
+        });
+        match spawned {
+            // The channel closes at the job's end.
+            Ok(_) => !matches!(finished.recv_timeout(deadline), Err(mpsc::RecvTimeoutError::Timeout)),
+            // No thread to be had: the job was dropped unrun, which its caller sees by the missing result.
+            Err(error) => {
+                tracing::error!(%error, "cannot start a thread");
+                true
+            }
+        }
+    }
+}
+
+impl Root {
+    /// The facts of a folder that exists. Two roots never share a run-time folder: its name holds device and inode.
+    ///
+    /// # Errors
+    /// [`Error::Root`] if it does not exist or is no folder.
+    pub fn of(path: &Path) -> Result<Self> {
+        let fail = |why: String| Error::Root { path: path.to_owned(), why };
+        let path = path.canonicalize().map_err(|e| fail(e.to_string()))?;
+        let meta = std::fs::metadata(&path).map_err(|e| fail(e.to_string()))?;
+        if !meta.is_dir() {
+            return Err(fail("it is not a folder; a root must be one".into()));
+        }
+        let (dev, inode) = (meta.dev(), meta.ino());
+        let number = thinlayer_dm::DeviceNumber::from_stat(dev);
+        let runtime = PathBuf::from(RUNTIME).join(format!("{}-{}-{inode}", number.major, number.minor));
+        Ok(Self { path, dev, inode, runtime })
+    }
+}
+
+impl Machine {
+    /// The real machine for a root that exists. Makes the root's folder under `/run/thinlayer`, and nothing else.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] if the kernel has no device-mapper; [`Error::Root`] if the root or the run-time folder cannot be used.
+    ///
+    /// # Privileges
+    /// `CAP_SYS_ADMIN`.
+    pub fn system(root: &Path) -> Result<Self> {
+        let dm = Arc::new(thinlayer_dm::Control::open()?);
+        let root = Root::of(root)?;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root.runtime);
+        made.map_err(|e| Error::Root { path: root.runtime.clone(), why: format!("it cannot be made: {e}") })?;
+        let runtime = Arc::new(folder(&root.runtime)?);
+        Self::with(dm, runtime, root)
+    }
+
+    /// The real machine for somebody who only looks ([`crate::View`]): makes nothing, and needs device-mapper only where the pool is asked.
+    ///
+    /// # Errors
+    /// [`Error::Root`] if the root cannot be read.
+    pub fn looking(root: &Path) -> Result<Self> {
+        let root = Root::of(root)?;
+        let runtime: Arc<dyn Disk> = match folder(&root.runtime) {
+            Ok(folder) => Arc::new(folder),
+            // Nobody has mounted anything since the machine started.
+            Err(_) => Arc::new(Nothing),
+        };
+        Self::with(Arc::new(LazyControl::default()), runtime, root)
+    }
+
+    fn with(dm: Arc<dyn DeviceMapper>, runtime: Arc<dyn Disk>, root: Root) -> Result<Self> {
+        Ok(Self {
+            dm,
+            filesystems: Arc::new(thinlayer_filesystem::System::default()),
+            backing: Arc::new(thinlayer_provision::System::default()),
+            disk: Arc::new(folder(&root.path)?),
+            runtime,
+            clock: Arc::new(SystemClock::default()),
+            root,
+        })
+    }
+}
+
+fn folder(path: &Path) -> Result<Folder> {
+    Folder::open(path).map_err(|e| Error::Root { path: path.to_owned(), why: e.to_string() })
+}

@@ -1,0 +1,184 @@
+//! The pool's and the store's common transaction: intent, message, record, `set_transaction_id`, one at a time.
+//!
+//! Under its lock there is nothing else: no mount, no suspend, no waiting for a device.
+
+use crate::active::{as_thin_id, thin_id};
+use crate::driver::Driver;
+use crate::error::{Error, Result};
+use parking_lot::{Mutex, MutexGuard};
+use thinlayer_store::{DeviceId, LayerId, Operation, Record};
+use thinlayer_thin::{Probe, ThinId, TransactionId};
+
+/// What the pool's transaction id is, and whether a failed operation left something to undo.
+#[derive(Debug)]
+struct State {
+    pool_id: TransactionId,
+    /// An operation failed and could not be undone. The open intent knows what is left: recover before the next one overwrites it.
+    unfinished: bool,
+}
+
+/// The lock of the transaction.
+#[derive(Debug)]
+pub(crate) struct Transactions(Mutex<State>);
+
+impl Transactions {
+    pub(crate) fn new(pool_id: TransactionId) -> Self {
+        Self(Mutex::new(State { pool_id, unfinished: false }))
+    }
+}
+
+/// Where a new thin device's first content comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Nowhere: it is empty.
+    Empty,
+    /// A copy of this one.
+    SnapshotOf(ThinId),
+}
+
+impl Driver {
+    /// Takes the transaction lock, and finishes first what a failed operation left.
+    fn lock_transaction(&self) -> Result<MutexGuard<'_, State>> {
+        let wait = self.deadlines.transaction;
+        let mut state = self.transactions.0.try_lock_for(wait).ok_or_else(|| Error::Busy {
+            what: format!("the transaction of pool {}", self.pool.name()),
+            why: format!(
+                "another operation has held it for more than {wait:?}; is the pool or the disk of {} stuck?",
+                self.machine.root.path.display()
+            ),
+        })?;
+        if state.unfinished {
+            for notice in self.recover()? {
+                tracing::warn!("{}", notice.text);
+            }
+            // Whether the failed operation had moved it is for the pool to say.
+            if let Some(pool_id) = self.store.pool_transaction_id() {
+                state.pool_id = TransactionId(pool_id);
+            }
+            state.unfinished = false;
+        }
+        Ok(state)
+    }
+
+    /// Makes a thin device and its record. `between` runs right after the pool's message, to resume what was suspended for it.
+    ///
+    /// Whatever fails, nothing of the new layer is left, or the next transaction removes it.
+    pub(crate) fn create_device(
+        &self,
+        id: &LayerId,
+        origin: Origin,
+        between: impl FnOnce() -> Result<()>,
+        record: impl FnOnce(DeviceId, TransactionId) -> Record,
+    ) -> Result<Record> {
+        let mut state = self.lock_transaction()?;
+        let next = next_id(state.pool_id)?;
+        let device_id = self.free_device_id()?;
+        let thin = as_thin_id(device_id)?;
+        let open = match self.store.begin(&[Operation::create(id.clone(), device_id)]) {
+            Ok(open) => open,
+            Err(error) => {
+                self.store.release(device_id);
+                return Err(error.into());
+            }
+        };
+        let made = match origin {
+            Origin::Empty => self.pool.create_thin(thin),
+            Origin::SnapshotOf(of) => self.pool.create_snap(thin, of),
+        };
+        let resumed = between();
+        if let Err(error) = made {
+            let error = Error::from(error).and_undo(resumed);
+            return Err(error.and_undo(self.cancel(&mut state, device_id)));
+        }
+        let record = record(device_id, next);
+        let finished = resumed
+            .and_then(|()| Ok(self.store.put(id, &record)?))
+            .and_then(|()| Ok(self.pool.set_transaction_id(state.pool_id, next)?));
+        let Err(error) = finished else {
+            self.store.close(open);
+            state.pool_id = next;
+            return Ok(record);
+        };
+        let undone = self
+            .store
+            .remove(id)
+            .map_err(Error::from)
+            .and_then(|()| Ok(self.pool.delete(thin).map(drop)?))
+            .and_then(|()| self.cancel(&mut state, device_id));
+        state.unfinished = undone.is_err();
+        Err(error.and_undo(undone))
+    }
+
+    /// Deletes a layer's thin device and its record. The device is not active any more.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Busy`] if some table still refers to the device: nothing has changed then.
+    pub(crate) fn delete_device(&self, id: &LayerId, record: &Record) -> Result<()> {
+        let mut state = self.lock_transaction()?;
+        let next = next_id(state.pool_id)?;
+        let thin = thin_id(record)?;
+        self.store.deletable(id)?;
+        let open = self.store.begin(&[Operation::delete(id.clone(), record.device_id)])?;
+        if let Err(error) = self.pool.delete(thin) {
+            // The intent would roll forward at the next start what was answered with an error now.
+            let closed = self.close_intent(&state);
+            state.unfinished = closed.is_err();
+            return Err(Error::from(error).and_undo(closed));
+        }
+        if let Err(error) = self.store.remove(id) {
+            // The device is gone, so there is no way back: recovery unlinks the record.
+            state.unfinished = true;
+            return Err(error.into());
+        }
+        match self.pool.set_transaction_id(state.pool_id, next) {
+            Ok(()) => {
+                self.store.close(open);
+                state.pool_id = next;
+            }
+            // Device and record are gone, durably; only the counter lags, which recovery puts right.
+            Err(error) => {
+                tracing::warn!(%error, "the transaction id could not be moved after a delete");
+                state.unfinished = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// A thin id that neither the store nor the pool knows, taken for us.
+    fn free_device_id(&self) -> Result<DeviceId> {
+        loop {
+            let device_id = self.store.propose_device_id()?;
+            match self.pool.probe(as_thin_id(device_id)?) {
+                Ok(Probe::Free) => return Ok(device_id),
+                // Somebody else's, or a leak of Docker's: this store does not propose it again.
+                Ok(Probe::Taken) => {
+                    self.store.mark_taken(device_id);
+                    tracing::warn!(%device_id, "the pool has a thin device that no record names");
+                }
+                Err(error) => {
+                    self.store.release(device_id);
+                    return Err(error.into());
+                }
+            }
+        }
+    }
+
+    /// Ends an operation that changed nothing.
+    fn cancel(&self, state: &mut State, device_id: DeviceId) -> Result<()> {
+        let closed = self.close_intent(state);
+        match closed {
+            Ok(()) => self.store.release(device_id),
+            Err(_) => state.unfinished = true,
+        }
+        closed
+    }
+
+    /// Says on disk that no transaction is open.
+    fn close_intent(&self, state: &State) -> Result<()> {
+        Ok(self.store.finish_recovery(state.pool_id.0)?)
+    }
+}
+
+fn next_id(id: TransactionId) -> Result<TransactionId> {
+    id.next().ok_or_else(|| Error::NeedsCheck { what: "the pool's transaction id is at its end".into() })
+}

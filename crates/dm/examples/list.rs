@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn list(names: impl Iterator<Item = String>) -> Result<(), Error> {
+/// Prints those of these names, or all if there are none.
+pub(crate) fn list(names: impl Iterator<Item = String>) -> Result<(), Error> {
     let wanted = names.map(DmName::new).collect::<Result<Vec<_>, _>>()?;
     let dm = Control::open()?;
     let targets: Vec<String> = dm

@@ -270,7 +270,11 @@ impl DeviceMapper for Control {
 
     /// Devices that others made with names which [`DmName`] does not allow are listed with those bytes as `\xNN`: call them by number.
     fn devices(&self) -> Result<Vec<ListedDevice>> {
-        let request = Request::new(Command::ListDevices);
+        let mut request = Request::new(Command::ListDevices);
+        if self.version.1 >= decode::LIST_UUID_MINOR {
+            // The kernel lists UUIDs only to those who ask.
+            request = request.flags(Flags::UUID);
+        }
         let decode = |header: &Header, buffer: &[u8]| decode::devices(header, buffer, self.version);
         self.records(&request, decode).map(|(_, devices)| devices)
     }

@@ -18,7 +18,7 @@ type Decoded<T> = std::result::Result<T, Why>;
 /// The interface that added event numbers to the device list.
 const LIST_EVENT_MINOR: u32 = 37;
 /// The interface that added UUIDs to the device list.
-const LIST_UUID_MINOR: u32 = 44;
+pub(crate) const LIST_UUID_MINOR: u32 = 44;
 
 /// Bytes with a name for errors, read by offset.
 #[derive(Clone, Copy)]

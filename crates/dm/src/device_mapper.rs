@@ -189,7 +189,7 @@ pub trait DeviceMapper: fmt::Debug + Send + Sync {
     /// [`crate::Kind::Busy`] if it is being removed this moment, [`crate::Kind::NotFound`] if it is gone.
     fn cancel_deferred_removal(&self, device: DeviceRef<'_>) -> Result<()>;
 
-    /// Gives a device another name (`DM_DEV_RENAME`).
+    /// Gives a device another name (`DM_DEV_RENAME`). The kernel's answer has the new name, but never the UUID.
     ///
     /// # Errors
     /// [`crate::Kind::Exists`] if the name is taken.
@@ -208,6 +208,7 @@ pub trait DeviceMapper: fmt::Debug + Send + Sync {
     fn suspend(&self, device: DeviceRef<'_>, how: Suspend) -> Result<Info>;
 
     /// Takes a loaded table into use, if there is one, and lets I/O pass (`DM_DEV_SUSPEND` without the flag).
+    /// On a device without any table it does nothing.
     ///
     /// `how` matters where a table is swapped: with neither flush nor freeze the device is suspended that way for the swap.
     ///
@@ -245,7 +246,7 @@ pub trait DeviceMapper: fmt::Debug + Send + Sync {
     /// [`crate::Kind::NotFound`].
     fn status(&self, device: DeviceRef<'_>, flush: Flush) -> Result<(Info, Vec<Target>)>;
 
-    /// The devices that the live table stands on (`DM_TABLE_DEPS`).
+    /// The devices that the live table stands on, each once (`DM_TABLE_DEPS`); none without a live table.
     ///
     /// # Errors
     /// [`crate::Kind::NotFound`].

@@ -143,7 +143,10 @@ impl<D: DeviceMapper> DeviceGuard<D> {
         // The UUID, where there is one, cannot have been taken over by another device in between.
         let device = self.info.uuid.as_ref().map_or(DeviceRef::Name(&self.info.name), DeviceRef::Uuid);
         let removed = remove_within(&self.dm, device, self.patience)?;
-        self.dm.forget_node(&self.info.name, self.info.number)?;
+        // The device is gone, which is what was asked for; a name that stays is replaced when a device of that name is made.
+        if let Err(error) = self.dm.forget_node(&self.info.name, self.info.number) {
+            tracing::warn!(device = %self.info.name, %error, "the device is gone, its name under /dev/mapper stays");
+        }
         Ok(removed)
     }
 }

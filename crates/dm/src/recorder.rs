@@ -264,3 +264,46 @@ impl Events for RecordedEvents {
         note(&self.log, Call::Wait { timeout }, result)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, Device, Recorder};
+    use crate::device_mapper::{DeviceMapper, Flush, Removal};
+    use crate::error::Kind;
+    use crate::name::{DeviceNumber, DeviceRef, DmName};
+    use crate::scripted::Scripted;
+    use std::time::Duration;
+
+    #[test]
+    fn calls_are_values_in_order_with_how_they_ended() {
+        let dm = Recorder::new(Scripted::default());
+        let name = DmName::new("a").unwrap();
+        let shared: &dyn DeviceMapper = &dm;
+        shared.create(&name, None).unwrap();
+        shared.create(&name, None).unwrap_err();
+        shared.node(&name, DeviceNumber::default()).unwrap();
+        shared.status(DeviceRef::Name(&name), Flush::No).unwrap();
+        shared.remove(DeviceRef::Name(&name), Removal::Now).unwrap();
+        shared.events().unwrap().wait(Duration::ZERO).unwrap();
+        shared.version();
+
+        let calls = dm.take();
+        let failed: Vec<_> = calls.iter().map(|recorded| recorded.failed).collect();
+        assert_eq!(failed, [None, Some(Kind::Exists), None, None, None, None, None]);
+        assert_eq!(calls[3].call, Call::Status { device: Device::Name(name), flush: Flush::No });
+        assert_eq!(calls[6].call, Call::Wait { timeout: Duration::ZERO });
+        assert!(dm.calls().is_empty());
+    }
+
+    #[test]
+    fn nodes_are_no_ioctls_and_clones_share_the_log() {
+        let dm = Recorder::new(Scripted::default());
+        let clone = Recorder { inner: Scripted::default(), log: dm.log.clone() };
+        let name = DmName::new("a").unwrap();
+        clone.devices().unwrap();
+        dm.node(&name, DeviceNumber::default()).unwrap();
+        dm.forget_node(&name, DeviceNumber::default()).unwrap();
+        assert_eq!(dm.commands(), ["DM_LIST_DEVICES"]);
+        assert_eq!((dm.ioctls(), dm.calls().len()), (1, 3));
+    }
+}

@@ -55,6 +55,8 @@ impl UdevFlags {
 }
 
 /// Does udev run, so that waiting for it makes sense?
+///
+/// True where `/run/udev/control` is. A process in another IPC namespace than udev's never gets an answer, and waits until its deadline.
 pub fn udev_runs() -> bool {
     Path::new(UDEV_CONTROL).exists()
 }

@@ -331,6 +331,7 @@ fn foreign_names() -> Result<()> {
     let found = found.with_context(|| format!("it is not in {listed:?}"))?;
     ensure!(listed.as_ref().is_ok_and(|list| list.iter().any(|d| d.name == ours)), "{listed:?}");
     ensure!(dm.info(found.number.into())?.is_some_and(|info| info.name == found.name), "not found by number");
+    crate::list_example::list(std::iter::empty())?;
     // The escaped form is no name of the kernel's.
     ensure!(dm.info((&found.name).into())?.is_none());
     remove(&dm, found.number.into())
@@ -363,7 +364,7 @@ fn threads() -> Result<()> {
     })
 }
 
-/// The library's own answer, out of the example's mouth, as another user.
+/// The library's own answer, out of this program's mouth, as another user.
 fn unprivileged() -> Result<()> {
     let me = std::env::current_exe()?;
     if std::env::var_os("TLT_UNPRIVILEGED").is_some() {

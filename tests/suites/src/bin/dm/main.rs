@@ -2,6 +2,9 @@
 
 mod events;
 mod lifecycle;
+#[expect(dead_code, reason = "an example has a main of its own")]
+#[path = "../../../../../crates/dm/examples/list.rs"]
+mod list_example;
 mod nodes;
 mod tables;
 mod udev;

@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("a udev that does not answer ends at the deadline", stalled).needs_udev(),
         test("a failing call leaves no semaphore", failing).needs_udev(),
         test("flags without a cookie reach udev's rules", flags).needs_udev(),
-        test("cookies of dmsetup are listed and reclaimed", reclaim),
+        test("cookies of dmsetup are listed and reclaimed", reclaim).needs_udev(),
         test("without udev nothing waits", without_udev).needs_no_udev(),
     ]
 }
@@ -132,11 +132,19 @@ fn stalled() -> Result<()> {
         harness::run("udevadm", ["control", "--stop-exec-queue"])?;
         let began = Instant::now();
         let patience = Duration::from_millis(700);
+        // A cookie that somebody waits for is not to be reclaimed, however old.
+        let reclaimer = std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            reclaim_cookies(Duration::ZERO)
+        });
         let result = dm.resume_synced((&device).into(), Suspend::default(), NO_FLAGS, patience);
         let took = began.elapsed();
+        let reclaimed = reclaimer.join();
         let left = semaphores();
         harness::run("udevadm", ["control", "--start-exec-queue"])?;
         refused("a udev that stands still", result, Kind::Deadline)?;
+        let reclaimed = reclaimed.map_err(|_| anyhow::anyhow!("the reclaimer panicked"))??;
+        ensure!(reclaimed.is_empty(), "{reclaimed:?} were taken while somebody waited");
         ensure!(took >= patience && took < Duration::from_secs(20), "it took {took:?}");
         ensure!(left?.is_empty(), "a semaphore was there while udev stood still");
         // The call itself was done.

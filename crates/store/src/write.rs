@@ -120,10 +120,11 @@ impl Store {
     /// Removes a layer's record; one that is not there is no error. Its thin id is free again. Works on a full disk.
     ///
     /// # Errors
-    /// The disk failed. When only the sync failed, the record is gone, but perhaps back after a crash.
+    /// Its record is damaged; the disk failed. When only the sync failed, the record is gone, but perhaps back after a crash.
     pub fn remove(&self, layer: &LayerId) -> Result<()> {
         self.writable("remove a record")?;
         let writer = self.writer.lock();
+        undamaged(&self.tables.read(), layer)?;
         let path = record_path(layer);
         match writer.files.disk.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

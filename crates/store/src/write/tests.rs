@@ -1,1 +1,392 @@
+use super::*;
+use crate::testing::{MemoryDisk, at_every_step, device, id, path, record};
+use crate::{Disk, Extra, Finding, Recovery};
 
+fn with_extra(number: u32) -> Record {
+    Record { extra: Some(Extra { parent: Some(LayerId::base()), ..Extra::default() }), ..record(number, 1) }
+}
+
+/// A root of ours with layer `a` on device 5.
+fn root() -> MemoryDisk {
+    let disk = MemoryDisk::default();
+    let store = disk.store(0);
+    store.put(&id("a"), &with_extra(5)).unwrap();
+    disk.take_steps();
+    disk
+}
+
+/// What design.md allows.
+#[test]
+fn each_operation_costs_what_it_may() {
+    let disk = root();
+    let store = disk.store(0);
+    disk.take_steps();
+    let transaction = store.begin(&[Operation::create(id("b"), device(6))]).unwrap();
+    assert_eq!(disk.take_steps(), ["overwrite"]);
+    store.put(&id("b"), &record(6, transaction.id())).unwrap();
+    assert_eq!(disk.take_steps(), ["write", "sync_file", "rename", "sync_folder"]);
+    store.close(transaction);
+    let transaction = store.begin(&[Operation::delete(id("b"), device(6))]).unwrap();
+    assert_eq!(disk.take_steps(), ["overwrite"]);
+    store.remove(&id("b")).unwrap();
+    assert_eq!(disk.take_steps(), ["remove", "sync_folder"]);
+    store.close(transaction);
+    store.retire(&id("a")).unwrap();
+    assert_eq!(disk.take_steps(), ["overwrite", "rename", "sync_folder"]);
+}
+
+#[test]
+fn a_transaction_lives_from_begin_to_close() {
+    let disk = root();
+    let store = disk.store(0);
+    let create = [Operation::create(id("b"), device(6))];
+    let transaction = store.begin(&create).unwrap();
+    assert_eq!((transaction.pool_id(), transaction.id(), transaction.operations()), (0, 1, &create[..]));
+    assert!(matches!(store.begin(&create), Err(Error::TransactionOpen { open: 1 })));
+    store.close(transaction);
+    assert_eq!(store.pool_transaction_id(), Some(1));
+    // Given up: the next one has the same id, and until then the recovery knows.
+    drop(store.begin(&create).unwrap());
+    assert!(matches!(store.recovery(1), Recovery::Open(pending) if pending.len() == 1));
+    assert_eq!(store.recovery(2), Recovery::Clean, "or it had reached the pool after all");
+    assert_eq!(store.begin(&create).unwrap().id(), 3);
+    assert_eq!(disk.text("metadata/transaction-metadata").unwrap().len(), 4096);
+}
+
+#[test]
+fn operations_must_agree_with_the_records() {
+    let store = root().store(0);
+    let of = |operations: &[Operation]| store.begin(operations).map(|_| ()).unwrap_err();
+    let (create, delete) = (Operation::create, Operation::delete);
+    assert!(matches!(of(&[]), Error::EmptyTransaction));
+    assert!(matches!(of(&[create(id("a"), device(9))]), Error::Exists { .. }));
+    assert!(matches!(of(&[create(id("b"), device(5))]), Error::DeviceTaken { .. }));
+    assert!(matches!(of(&[delete(id("a"), device(9))]), Error::OtherDevice { .. }));
+    assert!(matches!(of(&[delete(id("b"), device(5))]), Error::DeviceTaken { .. }));
+    assert!(matches!(of(&[create(id("b"), device(7)), create(id("b"), device(8))]), Error::Exists { .. }));
+    assert!(matches!(
+        of(&[create(id("b"), device(7)), create(id("c"), device(7))]),
+        Error::DeviceTaken { .. }
+    ));
+    let many: Vec<Operation> = (10..20).map(|n| create(id(&format!("{n:064}")), device(n))).collect();
+    assert_eq!(of(&many).kind(), ErrorKind::TooLong);
+    assert!(store.begin(&[delete(id("a"), device(5)), create(id("b"), device(7))]).is_ok());
+    assert!(store.begin(&[delete(id("orphan"), device(77))]).is_ok(), "a device without a record can go");
+}
+
+#[test]
+fn a_device_has_one_record() {
+    let store = root().store(0);
+    assert!(matches!(store.put(&id("b"), &record(5, 1)), Err(Error::DeviceTaken { .. })));
+    store.put(&id("a"), &Record { size_bytes: 1, ..with_extra(5) }).unwrap();
+    assert_eq!(store.record(&id("a")).unwrap().size_bytes, 1);
+    store.put(&id("a"), &record(6, 1)).unwrap();
+    assert!(store.reserve(device(5)), "the old device's id is free");
+}
+
+/// C12: the id of a removed layer is free at once, whether its device is gone or not.
+#[test]
+fn a_removed_id_can_be_made_again() {
+    let disk = root();
+    let store = disk.store(0);
+    let gone = store.retire(&id("a")).unwrap();
+    assert!(gone.is_opaque());
+    assert_eq!((store.record(&id("a")), store.record(&gone)), (None, None));
+    let kept = store.record_even_deleted(&gone).unwrap();
+    assert_eq!((kept.deleted, kept.device_id, &kept.extra), (true, device(5), &with_extra(5).extra));
+    let transaction = store.begin(&[Operation::create(id("a"), device(6))]).unwrap();
+    store.put(&id("a"), &record(6, transaction.id())).unwrap();
+    assert_eq!(store.counts().deleted, 1);
+    assert!(disk.text(&format!("metadata/{gone}")).unwrap().contains(r#""deleted": true"#));
+    assert!(matches!(store.retire(&id("nobody")), Err(Error::NotFound { .. })));
+    assert!(store.retire(&gone).unwrap().is_opaque(), "a second time is no error");
+}
+
+#[test]
+fn a_record_marked_by_docker_under_its_own_id_makes_way() {
+    let marked = Record { deleted: true, ..record(5, 1) }.to_json();
+    let text = r#"{"open_transaction_id":9,"device_hash":"a","device_id":5}"#;
+    let disk = MemoryDisk::with(&[("metadata/a", &marked), ("metadata/transaction-metadata", text)]);
+    let store = disk.store(9);
+    assert!(store.record_even_deleted(&id("a")).is_some(), "the transaction named it, so it kept its name");
+    store.put(&id("a"), &record(6, 10)).unwrap();
+    assert_eq!(store.pending_deletion()[0].1.device_id, device(5));
+    assert_eq!(store.record(&id("a")).unwrap().device_id, device(6));
+}
+
+/// I13: on a full disk layers can be removed.
+#[test]
+fn a_full_disk_refuses_records_but_not_removals() {
+    let disk = root();
+    let store = disk.store(0);
+    disk.set_full(true);
+    for result in [store.put(&id("b"), &record(6, 1)), store.save_device_set(&DeviceSet::default())] {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.to_string().contains("metadata/"), "{error}");
+    }
+    assert!(store.record(&id("b")).is_none());
+    assert_eq!(disk.names("metadata"), ["a", "transaction-metadata"], "no temporary file is left");
+    let gone = store.retire(&id("a")).unwrap();
+    let transaction = store.begin(&[Operation::delete(gone.clone(), device(5))]).unwrap();
+    store.remove(&gone).unwrap();
+    store.close(transaction);
+    assert_eq!(disk.names("metadata"), ["transaction-metadata"]);
+}
+
+#[test]
+fn a_full_disk_lets_old_records_be_marked_in_their_place() {
+    // As Docker's old versions wrote them, and by hand.
+    let with_false = r#"{"device_id":7,"size":10737418240,"transaction_id":3,"initialized":false}"#;
+    let spaced = r#"{ "device_id": 7, "size": 10737418240, "transaction_id": 3, "deleted" : false }"#;
+    for text in [with_false, spaced] {
+        let disk = MemoryDisk::with(&[("metadata/old", text)]);
+        let store = disk.store(0);
+        disk.set_full(true);
+        let gone = store.retire(&id("old")).unwrap();
+        let marked = Record::parse(disk.text(&format!("metadata/{gone}")).unwrap().as_bytes()).unwrap();
+        assert_eq!(marked, Record { deleted: true, ..record(7, 3) });
+    }
+    // Too short for it: an error, and nothing has changed.
+    let disk = MemoryDisk::with(&[("metadata/old", r#"{"device_id":7}"#)]);
+    let store = disk.store(0);
+    disk.set_full(true);
+    assert_eq!(store.retire(&id("old")).unwrap_err().kind(), ErrorKind::NoSpace);
+    assert!(store.record(&id("old")).is_some());
+    disk.set_full(false);
+    assert!(store.retire(&id("old")).is_ok());
+}
+
+#[test]
+fn a_long_record_is_marked_within_its_first_sector() {
+    let labels = (0..40).map(|n| (format!("label-{n}"), "\"deleted\":false".to_owned())).collect();
+    let long = Record { extra: Some(Extra { labels, ..Extra::default() }), ..record(7, 1) };
+    let disk = MemoryDisk::default();
+    let store = disk.store(0);
+    store.put(&id("long"), &long).unwrap();
+    disk.set_full(true);
+    let gone = store.retire(&id("long")).unwrap();
+    let text = disk.text(&format!("metadata/{gone}")).unwrap();
+    assert_eq!(Record::parse(text.as_bytes()).unwrap(), Record { deleted: true, ..long });
+}
+
+#[test]
+fn a_full_disk_at_the_start_is_reported_and_mended_later() {
+    let disk = MemoryDisk::with(&[("metadata/a", &record(5, 1).to_json())]);
+    disk.set_full(true);
+    let (store, findings) = disk.open(Mode::ReadWrite);
+    assert_eq!(findings, [Finding::TransactionNotPreallocated]);
+    assert_eq!(store.recovery(0), Recovery::Clean);
+    let delete = [Operation::delete(id("a"), device(5))];
+    assert_eq!(store.begin(&delete).map(|_| ()).unwrap_err().kind(), ErrorKind::NoSpace);
+    disk.set_full(false);
+    assert!(store.begin(&delete).is_ok());
+    disk.set_full(true);
+    assert!(store.begin(&delete).is_ok(), "from then on it has its room");
+}
+
+#[test]
+fn a_failed_write_leaves_what_was_and_can_be_repeated() {
+    let calls = ["write", "sync_file", "rename"];
+    for call in calls {
+        let disk = root();
+        let store = disk.store(0);
+        disk.break_call(call, io::ErrorKind::Other);
+        let error = store.put(&id("a"), &record(5, 9)).unwrap_err();
+        assert_eq!((error.kind(), store.record(&id("a")).unwrap().transaction_id), (ErrorKind::Io, 1));
+        disk.mend();
+        assert_eq!(disk.names("metadata"), ["a", "transaction-metadata"], "{call}");
+        store.put(&id("a"), &record(5, 9)).unwrap();
+    }
+    let disk = root();
+    let store = disk.store(0);
+    disk.break_call("sync_folder", io::ErrorKind::Other);
+    // The record is there, and memory says so; the caller knows that it may not last.
+    assert!(store.put(&id("b"), &record(6, 1)).is_err());
+    assert!(store.record(&id("b")).is_some());
+    assert!(store.remove(&id("b")).is_err());
+    assert!(store.record(&id("b")).is_none());
+    disk.mend();
+    store.remove(&id("b")).unwrap();
+    disk.break_call("overwrite", io::ErrorKind::Other);
+    assert!(store.begin(&[Operation::create(id("b"), device(6))]).is_err());
+    disk.mend();
+    assert!(store.begin(&[Operation::create(id("b"), device(6))]).is_ok());
+}
+
+#[test]
+fn the_device_set_is_written_as_docker_writes_it() {
+    let disk = root();
+    let store = disk.store(0);
+    store.propose_device_id().unwrap();
+    let set = DeviceSet { base_uuid: "u".into(), base_filesystem: "ext4".into(), ..DeviceSet::default() };
+    store.save_device_set(&set).unwrap();
+    assert_eq!(
+        disk.text("metadata/deviceset-metadata").unwrap(),
+        r#"{"next_device_id":1,"BaseDeviceUUID":"u","BaseDeviceFilesystem":"ext4"}"#
+    );
+    assert_eq!(store.device_set().base_uuid, "u");
+}
+
+#[test]
+fn a_device_without_record_gets_one_for_its_deletion() {
+    let disk = root();
+    let store = disk.store(0);
+    let layer = store.keep_for_deletion(device(9), 4096, 3).unwrap();
+    assert_eq!(
+        *store.record_even_deleted(&layer).unwrap(),
+        Record { deleted: true, ..Record::new(device(9), 4096, 3) }
+    );
+    assert!(store.keep_for_deletion(device(5), 1, 1).is_err(), "that one has a record");
+}
+
+fn reopened(disk: &MemoryDisk) -> (Store, Vec<Finding>) {
+    let (store, findings) = disk.open(Mode::ReadWrite);
+    assert!(!findings.iter().any(Finding::is_problem), "{findings:?}");
+    assert!(!disk.names("metadata").iter().any(|name| name.starts_with(".tmp")));
+    (store, findings)
+}
+
+#[test]
+fn a_crash_in_put_leaves_the_record_before_or_after() {
+    let (old, new) = (with_extra(5), Record { size_bytes: 1 << 40, ..with_extra(5) });
+    let put = |store: &Store| store.put(&id("a"), &new).is_ok();
+    let steps = at_every_step(
+        root,
+        |disk| stopped(disk, put),
+        |image, answered| {
+            let found = reopened(image).0.record(&id("a")).unwrap();
+            assert!(*found == new || (*found == old && !answered), "{answered} {found:?}");
+        },
+    );
+    assert!(steps >= 4);
+    let put = |store: &Store| store.put(&id("b"), &record(6, 1)).is_ok();
+    at_every_step(
+        root,
+        |disk| stopped(disk, put),
+        |image, answered| {
+            assert!(reopened(image).0.record(&id("b")).is_some() || !answered);
+        },
+    );
+}
+
+/// Opening fails when the machine is off already.
+fn stopped(disk: &MemoryDisk, act: impl Fn(&Store) -> bool) -> bool {
+    Store::open(Arc::new(disk.clone()), Mode::ReadWrite).is_ok_and(|(store, _)| act(&store))
+}
+
+#[test]
+fn a_crash_in_remove_leaves_the_record_or_nothing() {
+    let remove = |store: &Store| store.remove(&id("a")).is_ok();
+    at_every_step(
+        root,
+        |disk| stopped(disk, remove),
+        |image, answered| {
+            let found = reopened(image).0.record(&id("a"));
+            assert!(found.is_none() || (!answered && *found.unwrap() == with_extra(5)));
+        },
+    );
+}
+
+/// Never both names, never none, never a layer under a name that nobody gave it.
+fn retired(image: &MemoryDisk, answered: bool) {
+    let store = reopened(image).0;
+    let (live, dead) = (store.layers(), store.pending_deletion());
+    assert_eq!(live.len() + dead.len(), 1, "{live:?} {dead:?}");
+    if let Some((layer, record)) = live.first() {
+        assert!(!answered && *layer == id("a") && record.device_id == device(5));
+    }
+    for (layer, record) in &dead {
+        assert!(layer.is_opaque() && record.device_id == device(5));
+    }
+    assert!(!store.reserve(device(5)), "its device is never free");
+}
+
+#[test]
+fn a_crash_in_retire_leaves_the_layer_or_a_removed_one() {
+    let retire = |store: &Store| store.retire(&id("a")).is_ok();
+    at_every_step(root, |disk| stopped(disk, retire), retired);
+    // The same for a record that cannot be marked in its place.
+    let old = || {
+        let disk = root();
+        disk.plant("metadata/a", br#"{"device_id":5,"size":1}"#);
+        disk
+    };
+    let steps = at_every_step(old, |disk| stopped(disk, retire), retired);
+    assert!(steps >= 7, "{steps}");
+}
+
+#[test]
+fn a_crash_in_begin_leaves_the_last_intent_or_this_one() {
+    let make = || {
+        let disk = root();
+        let store = disk.store(0);
+        store.close(store.begin(&[Operation::create(id("b"), device(6))]).unwrap());
+        disk
+    };
+    let next = [Operation::delete(id("a"), device(5)), Operation::create(id("c"), device(7))];
+    let begin = |store: &Store| store.recovery(1) == Recovery::Clean && store.begin(&next).is_ok();
+    at_every_step(
+        make,
+        |disk| stopped(disk, begin),
+        |image, answered| match reopened(image).0.recovery(1) {
+            Recovery::Clean => assert!(!answered),
+            Recovery::Open(pending) => {
+                let layers: Vec<&LayerId> = pending.iter().map(|pending| &pending.layer).collect();
+                assert_eq!(layers, [&id("a"), &id("c")]);
+            }
+            other => panic!("{other:?}"),
+        },
+    );
+}
+
+/// The first start after Docker: the short transaction file becomes long without ever being unreadable.
+#[test]
+fn a_crash_while_opening_a_docker_root_loses_nothing() {
+    let marked = Record { deleted: true, ..record(8, 1) }.to_json();
+    let make = || {
+        MemoryDisk::with(&[
+            ("metadata/a", &record(5, 1).to_json()),
+            ("metadata/dead", &marked),
+            ("metadata/bad", "{"),
+            ("metadata/transaction-metadata", r#"{"open_transaction_id":4,"device_hash":"a","device_id":5}"#),
+            ("devicemapper/json", r#"{"Devices":{"old":{"device_id":9},"older":{"device_id":10}}}"#),
+        ])
+    };
+    let open = |disk: &MemoryDisk| Store::open(Arc::new(disk.clone()), Mode::ReadWrite).is_ok();
+    let steps = at_every_step(make, open, |image, _| {
+        let store = image.open(Mode::ReadWrite).0;
+        let layers: Vec<LayerId> = store.layers().into_iter().map(|(layer, _)| layer).collect();
+        assert_eq!(layers, [id("a"), id("old"), id("older")]);
+        let dead = store.pending_deletion();
+        assert!(dead.len() == 1 && dead[0].0.is_opaque() && dead[0].1.device_id == device(8));
+        assert_eq!(store.lookup(&id("bad")).unwrap_err().kind(), ErrorKind::Damaged);
+        assert!(image.read(&store.damaged()[0].1).is_ok(), "the damaged record is somewhere");
+        assert!(matches!(store.recovery(3), Recovery::Open(pending) if pending[0].layer == id("a")));
+        assert!(image.read(path("devicemapper/json")).is_err());
+    });
+    assert!(steps > 20, "{steps}");
+}
+
+#[test]
+fn a_crash_while_a_recovery_finishes_means_another_one() {
+    let make = || {
+        let disk = root();
+        disk.plant("metadata/transaction-metadata", b"garbage");
+        disk.plant("metadata/young", record(6, 1).to_json().as_bytes());
+        disk
+    };
+    let finish = |disk: &MemoryDisk| {
+        let Ok((store, _)) = Store::open(Arc::new(disk.clone()), Mode::ReadWrite) else { return false };
+        store.remove(&id("young")).is_ok() && store.finish_recovery(0).is_ok()
+    };
+    at_every_step(make, finish, |image, answered| {
+        let store = image.open(Mode::ReadWrite).0;
+        match store.recovery(0) {
+            // `a` was made in transaction 1 too, so it is in question as well.
+            Recovery::Open(pending) => assert!(!answered && !pending.is_empty()),
+            Recovery::Clean => assert!(store.record(&id("young")).is_none()),
+            other => panic!("{other:?}"),
+        }
+    });
+}

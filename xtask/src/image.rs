@@ -119,7 +119,7 @@ fn assemble(tar: &Path, kernels: &[Kernel], image: &Path) -> Result<()> {
          {modules}\
          rm -f {image}\n\
          mkfs.ext4 -q -F -L root -m 0 -E lazy_itable_init=1,lazy_journal_init=1,nodiscard \
-         -d \"$stage\" {image} 4G\n\
+         -d \"$stage\" {image} 4G >&2\n\
          rm -rf \"$stage\"\n",
         stage = quote(&stage),
         tar = quote(tar),

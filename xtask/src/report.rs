@@ -66,6 +66,9 @@ impl Sink for TestLines {
     }
 }
 
+/// Lines of a red test's output on the terminal; the JUnit file has more.
+const SHOWN: usize = 80;
+
 fn describe(result: &TestResult) -> String {
     let word = match result.outcome {
         Outcome::Pass => "ok  ",
@@ -78,8 +81,15 @@ fn describe(result: &TestResult) -> String {
         text.push_str(&indent("     | ", reason));
     }
     if result.outcome == Outcome::Fail && !result.output.is_empty() {
-        text.push_str("     its output ended with\n");
-        text.push_str(&indent("     | ", &result.output));
+        let lines: Vec<&str> = result.output.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(SHOWN)..];
+        text.push_str("     its output ended with");
+        if shown.len() < lines.len() {
+            let _written =
+                write!(text, " ({} lines more are in target/vm/results)", lines.len() - shown.len());
+        }
+        text.push('\n');
+        text.push_str(&indent("     | ", &shown.join("\n")));
     }
     text
 }

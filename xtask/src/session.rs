@@ -116,13 +116,14 @@ impl Session {
         let image = self.at("payload.ext4");
         let _old = fs::remove_file(&image);
         let mebibytes = bytes / (1 << 20) * 11 / 10 + 16;
-        command::run(
+        command::output(
             mkfs()
                 .args(["-O", "^has_journal", "-m", "0", "-d"])
                 .arg(&stage)
                 .arg(&image)
                 .arg(format!("{mebibytes}M")),
-        )
+        )?;
+        Ok(())
     }
 
     /// A new scratch disk, unless the last run's was kept and is to be kept.
@@ -134,7 +135,8 @@ impl Session {
         }
         let _old = fs::remove_file(&file);
         File::create(&file)?.set_len(SCRATCH_BYTES)?;
-        command::run(mkfs().args(["-L", "scratch", "-m", "0"]).arg(&file))
+        command::output(mkfs().args(["-L", "scratch", "-m", "0"]).arg(&file))?;
+        Ok(())
     }
 
     fn kernel(&self, line: Line) -> Result<&Kernel> {

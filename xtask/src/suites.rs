@@ -79,12 +79,15 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
     }
     let bins: Vec<&str> = wanted.suites.iter().flat_map(|name| ["--bin", name]).collect();
     tests.extend(bins);
-    cargo_build(&tests, wanted.release, &mut built)?;
-    if let Err(error) = cargo_build(&["--package", "thinlayer", "--bins"], wanted.release, &mut built) {
-        if wanted.program == Program::Needed {
-            return Err(error);
+    cargo_build(&tests, wanted.release, Stdio::inherit(), &mut built)?;
+    let program = ["--package", "thinlayer", "--bins"];
+    match wanted.program {
+        Program::Needed => cargo_build(&program, wanted.release, Stdio::inherit(), &mut built)?,
+        Program::Welcome => {
+            if cargo_build(&program, wanted.release, Stdio::null(), &mut built).is_err() {
+                eprintln!("xtask: the program thinlayer does not build; going on without it");
+            }
         }
-        eprintln!("xtask: the program thinlayer does not build; going on without it");
     }
     if built.agent.as_os_str().is_empty() {
         bail!("cargo built no agent for the guest");
@@ -92,7 +95,7 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
     Ok(built)
 }
 
-fn cargo_build(arguments: &[&str], release: bool, built: &mut Built) -> Result<()> {
+fn cargo_build(arguments: &[&str], release: bool, messages: Stdio, built: &mut Built) -> Result<()> {
     let mut cargo = command::cargo();
     cargo.args(["build", "--message-format=json-render-diagnostics", "--target", TARGET]);
     cargo.args(["--profile", if release { "release" } else { "vm" }]).args(arguments);
@@ -100,7 +103,7 @@ fn cargo_build(arguments: &[&str], release: bool, built: &mut Built) -> Result<(
     cargo.env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static").trim_start());
     let output = cargo
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stderr(messages)
         .output()
         .with_context(|| format!("cannot start `{}`", command::show(&cargo)))?;
     if !output.status.success() {

@@ -272,6 +272,7 @@ fn plan(
     let filter = arguments.filter.as_deref().unwrap_or_default();
     described
         .iter()
+        .filter(|suite| suite.set != Set::OnRequest || arguments.suite.contains(&suite.suite))
         .filter(|suite| suite_belongs(suite.set, configuration, anywhere, arguments.init.is_some()))
         .flat_map(|suite| {
             suite
@@ -297,7 +298,7 @@ fn suite_belongs(set: Set, configuration: &Configuration, anywhere: bool, any_in
         Set::Systemd => systemd,
         _ if systemd && !any_init => false,
         Set::Everywhere => true,
-        Set::Main => anywhere || main,
+        Set::Main | Set::OnRequest => anywhere || main,
         Set::NeedsUdev => configuration.udev && (anywhere || main),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -51,7 +52,9 @@ pub(crate) fn boot() -> Result<Infallible> {
         let wants = units.join("multi-user.target.wants");
         fs::create_dir_all(&wants)?;
         fs::write(units.join("thinlayer-agent.service"), UNIT)?;
-        std::os::unix::fs::symlink("../thinlayer-agent.service", wants.join("thinlayer-agent.service"))?;
+        symlink("../thinlayer-agent.service", wants.join("thinlayer-agent.service"))?;
+        // The console is the person's shell's, or nobody's.
+        symlink("/dev/null", units.join("serial-getty@ttyS0.service"))?;
     }
     for folder in ["/dev", "/proc", "/sys"] {
         let target = format!("{ROOT}{folder}");

@@ -108,7 +108,9 @@ pub(crate) fn environment(command: &mut Command, plan: &Plan, scratch: &Path) {
         .env("PATH", PATH)
         .env("HOME", "/root")
         .env("LANG", "C.UTF-8")
+        // Of panics, whose place says little; errors say what they are about.
         .env("RUST_BACKTRACE", "1")
+        .env("RUST_LIB_BACKTRACE", "0")
         .env("THINLAYER_KERNEL", &plan.kernel)
         .env("THINLAYER_UDEV", if plan.udev { "1" } else { "0" })
         .env("THINLAYER_SCRATCH", scratch)

@@ -10,7 +10,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use harness::protocol::{Event, Outcome, Plan, PlannedTest, REPORT, Report};
 use harness::sweep::{self, Inventory};
 
@@ -24,6 +24,8 @@ const TAIL: usize = 24 * 1024;
 /// How long what a test left may need to go by itself, such as a deferred removal or udev's own probe.
 const GRACE: Duration = Duration::from_secs(2);
 const SWEEP: Duration = Duration::from_secs(30);
+/// All of the cleaning up after a test, which can itself block.
+const CLEAN_UP: Duration = Duration::from_secs(60);
 const SOCKET: &str = "/run/thinlayer-agent.socket";
 /// What the agent itself sends to [`SOCKET`] when the test's process has ended.
 const ENDED: &[u8] = b"ended";
@@ -100,20 +102,12 @@ impl Runner<'_> {
                 tail.line(&format!("kernel: {line}"));
             }
         }
-        let immortal = group.kill(Duration::from_secs(15));
-        if let Some(process) = immortal.first() {
-            self.wedged(
-                test,
-                format!("process {} ({}) cannot be killed", process.pid, process.command),
-                &tail,
-            );
-        }
-        drop(group);
-        group::sweep_foreign();
-        if let Err(error) = sweep::back_to(&self.before, SWEEP) {
-            self.wedged(test, format!("{:#}", error), &tail);
+        if let Err(error) = self.clean_up(group) {
+            let first = reason.map(|reason| format!("{reason}; ")).unwrap_or_default();
+            self.wedged(test, format!("{first}{error:#}"), &tail);
         }
         if outcome == Outcome::Pass {
+            // The next test of the suite starts with an empty folder anyway: this only gives the room back.
             empty(&scratch)?;
         }
         self.channel.send(Event::TestEnd {
@@ -229,6 +223,23 @@ impl Runner<'_> {
         }
     }
 
+    /// Ends all processes of a test and removes what it left.
+    fn clean_up(&self, group: Group) -> Result<()> {
+        let before = self.before.clone();
+        in_time(CLEAN_UP, move || {
+            if !group.kill(Duration::from_secs(5)).is_empty() {
+                // Blocked in the kernel, perhaps by a suspended device: the sweep resumes and removes those.
+                let _incomplete = sweep::back_to(&before, Duration::from_secs(1));
+                if let Some(process) = group.kill(Duration::from_secs(15)).first() {
+                    bail!("process {} ({}) cannot be killed", process.pid, process.command);
+                }
+            }
+            drop(group);
+            group::sweep_foreign();
+            sweep::back_to(&before, SWEEP)
+        })
+    }
+
     /// Only a new boot helps: tells the host, which ends this one.
     fn wedged(&self, test: &PlannedTest, reason: String, tail: &Tail) -> ! {
         dump_blocked_tasks();
@@ -242,6 +253,18 @@ impl Runner<'_> {
         loop {
             std::thread::sleep(Duration::from_secs(60));
         }
+    }
+}
+
+/// Runs something that may block in the kernel for ever, and leaves it behind if it does.
+fn in_time(deadline: Duration, work: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
+    let (sender, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _nobody_waits = sender.send(work());
+    });
+    match done.recv_timeout(deadline) {
+        Ok(result) => result,
+        Err(_) => bail!("cleaning up after it blocks for more than {} s", deadline.as_secs()),
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Set {
     NeedsUdev,
     /// Where systemd is process 1: kernel 6.1 with udev in a plain run.
     Systemd,
+    /// Nowhere, unless `--suite` names it: for what is red on purpose.
+    OnRequest,
 }
 
 /// One test: its name, its function and what it asks for.
@@ -146,13 +148,10 @@ impl Suite {
         };
         let Err(error) = (test.run)() else { return ExitCode::SUCCESS };
         if let Some(Skip(reason)) = error.downcast_ref() {
-            println!("skipped: {reason}");
             crate::phase::report(&Report::Skip { reason: reason.clone() });
             return ExitCode::from(SKIPPED);
         }
-        let reason = format!("{error:?}");
-        println!("{reason}");
-        crate::phase::report(&Report::Fail { reason });
+        crate::phase::report(&Report::Fail { reason: format!("{error:?}") });
         ExitCode::from(FAILED)
     }
 

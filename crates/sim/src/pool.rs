@@ -1,0 +1,681 @@
+//! The thin-pool and thin targets: tables, modes, messages, mappings, and a metadata device that keeps only what was committed.
+
+use crate::devices::{Place, Target, dm};
+use crate::files::BackingFile;
+use crate::image::Content;
+use crate::state::{Result, State, Storage};
+use nix::errno::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+use thinlayer_dm::DeviceNumber;
+
+/// Bytes in a metadata block.
+const METADATA_BLOCK: u64 = 4096;
+/// The kernel sees no more of a metadata device than this many blocks.
+const METADATA_MAX_BLOCKS: u64 = 255 * ((1 << 14) - 64);
+/// Sectors of the smallest data block; every size is a multiple of it.
+const BLOCK_MIN: u64 = 128;
+/// Sectors of the largest.
+const BLOCK_MAX: u64 = 1 << 21;
+/// Thin ids have 24 bits.
+const MAX_ID: u64 = (1 << 24) - 1;
+/// How long a full pool lets writers wait before it fails them.
+pub(crate) const NO_SPACE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The optional words of a pool's table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    pub(crate) skip_block_zeroing: bool,
+    pub(crate) ignore_discard: bool,
+    pub(crate) no_discard_passdown: bool,
+    pub(crate) read_only: bool,
+    pub(crate) error_if_no_space: bool,
+}
+
+/// A pool's table line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PoolSpec {
+    pub(crate) metadata: DeviceNumber,
+    pub(crate) data: DeviceNumber,
+    pub(crate) block_sectors: u64,
+    pub(crate) low_water: u64,
+    pub(crate) features: Features,
+}
+
+/// A thin device in the pool's metadata.
+#[derive(Clone, Debug)]
+pub(crate) struct Volume {
+    /// The pool's transaction id when it was made.
+    pub(crate) created: u64,
+    /// Virtual block to data block.
+    pub(crate) blocks: Arc<BTreeMap<u64, u64>>,
+    pub(crate) content: Content,
+    /// The data device that the content was written to.
+    pub(crate) data: Option<Storage>,
+}
+
+/// What a metadata device holds.
+#[derive(Clone, Debug)]
+pub(crate) struct PoolMetadata {
+    pub(crate) block_sectors: u64,
+    pub(crate) data_blocks: u64,
+    pub(crate) metadata_blocks: u64,
+    pub(crate) transaction_id: u64,
+    pub(crate) volumes: BTreeMap<u32, Volume>,
+    /// How many volumes use a data block.
+    pub(crate) shares: Arc<BTreeMap<u64, u32>>,
+    pub(crate) needs_check: bool,
+    pub(crate) held_root: Option<u64>,
+    /// Metadata blocks that a test says are used besides.
+    pub(crate) ballast: u64,
+}
+
+impl PoolMetadata {
+    fn reserve(&self) -> u64 {
+        (self.metadata_blocks / 10).min(4096)
+    }
+
+    /// Metadata blocks in use, the kernel's reserve among them.
+    pub(crate) fn metadata_used(&self) -> u64 {
+        let mappings = self.volumes.values().map(|v| v.blocks.len()).sum::<usize>();
+        let trees = self.volumes.len() + mappings / 126 + self.shares.len() / 512;
+        (self.reserve() + 7 + u64::try_from(trees).unwrap_or(u64::MAX) + self.ballast).min(self.metadata_blocks)
+    }
+
+    pub(crate) fn data_used(&self) -> u64 {
+        u64::try_from(self.shares.len()).unwrap_or(u64::MAX)
+    }
+
+    fn free_block(&self) -> Option<u64> {
+        let mut free = 0;
+        for &used in self.shares.keys() {
+            if used != free {
+                break;
+            }
+            free += 1;
+        }
+        (free < self.data_blocks).then_some(free)
+    }
+
+    /// Drops one use of a data block; `true`: nobody uses it any more.
+    fn unshare(&mut self, block: u64) -> bool {
+        let shares = Arc::make_mut(&mut self.shares);
+        match shares.get_mut(&block) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            _ => shares.remove(&block).is_some(),
+        }
+    }
+}
+
+/// What a pool lets happen, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mode {
+    Write,
+    OutOfDataSpace,
+    OutOfMetadataSpace,
+    ReadOnly,
+    Fail,
+}
+
+/// A pool in the kernel: what its metadata is now, committed or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    pub(crate) metadata: Storage,
+    pub(crate) metadata_device: DeviceNumber,
+    pub(crate) data_device: DeviceNumber,
+    pub(crate) now: Arc<PoolMetadata>,
+    pub(crate) mode: Mode,
+    pub(crate) features: Features,
+    pub(crate) low_water: u64,
+    pub(crate) low_water_told: bool,
+    pub(crate) metadata_told: bool,
+    /// Since when writers wait for room.
+    pub(crate) full_since: Option<Duration>,
+    /// A table of it has been taken into use.
+    pub(crate) bound: bool,
+}
+
+fn number(text: &str) -> Result<u64> {
+    text.parse().map_err(|_| Errno::EINVAL)
+}
+
+/// Reads a thin id as messages and tables have it.
+pub(crate) fn thin_id(text: &str) -> Result<u32> {
+    let id = number(text)?;
+    if id > MAX_ID { Err(Errno::EINVAL) } else { u32::try_from(id).map_err(|_| Errno::EINVAL) }
+}
+
+/// The words of a pool's table line, as the kernel gives them back.
+pub(crate) fn pool_params(spec: &PoolSpec) -> String {
+    let mut text = format!("{} {} {} {} ", spec.metadata, spec.data, spec.block_sectors, spec.low_water);
+    let f = &spec.features;
+    let words = [
+        (f.skip_block_zeroing, "skip_block_zeroing "),
+        (f.ignore_discard, "ignore_discard "),
+        (f.no_discard_passdown, "no_discard_passdown "),
+        (f.read_only, "read_only "),
+        (f.error_if_no_space, "error_if_no_space "),
+    ];
+    let set: Vec<_> = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+    // Writing to a String cannot fail.
+    if write!(text, "{} ", set.len()).is_ok() {
+        text.extend(set);
+    }
+    text
+}
+
+impl State {
+    /// Understands a pool's table line and opens or formats its metadata, as the target's constructor does.
+    pub(crate) fn construct_pool(&mut self, minor: u32, params: &str) -> Result<PoolSpec> {
+        let words: Vec<&str> = params.split_ascii_whitespace().collect();
+        let [metadata, data, block, low_water, rest @ ..] = words.as_slice() else { return Err(Errno::EINVAL) };
+        let mut features = Features::default();
+        if let [count, names @ ..] = rest {
+            let count = usize::try_from(number(count)?).map_err(|_| Errno::EINVAL)?;
+            if count > 4 || names.len() < count {
+                return Err(Errno::EINVAL);
+            }
+            for name in names.iter().take(count) {
+                match *name {
+                    "skip_block_zeroing" => features.skip_block_zeroing = true,
+                    "ignore_discard" => features.ignore_discard = true,
+                    "no_discard_passdown" => features.no_discard_passdown = true,
+                    "read_only" => features.read_only = true,
+                    "error_if_no_space" => features.error_if_no_space = true,
+                    _ => return Err(Errno::EINVAL),
+                }
+            }
+        }
+        let metadata = self.target_device(metadata, minor)?;
+        let data = self.target_device(data, minor)?;
+        let (block_sectors, low_water) = (number(block)?, number(low_water)?);
+        if !(BLOCK_MIN..=BLOCK_MAX).contains(&block_sectors) || block_sectors % BLOCK_MIN != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let spec = PoolSpec { metadata, data, block_sectors, low_water, features };
+        if self.pools.iter().any(|(&other, pool)| other != minor && pool.metadata_device == metadata) {
+            return Err(Errno::EBUSY);
+        }
+        if let Some(pool) = self.pools.get(&minor) {
+            if pool.metadata_device != metadata || pool.data_device != data || pool.now.block_sectors != block_sectors {
+                return Err(Errno::EINVAL);
+            }
+            return Ok(spec);
+        }
+        let storage = self.storage(metadata).ok_or(Errno::EINVAL)?;
+        let stored = match self.metadata.get(&storage) {
+            Some(stored) if stored.block_sectors != block_sectors => return Err(Errno::EINVAL),
+            Some(stored) => stored.clone(),
+            None => {
+                if self.contents.get(&storage).is_some_and(|content| *content != Content::Blank) {
+                    return Err(Errno::EILSEQ);
+                }
+                if features.read_only || !self.writable(metadata) {
+                    return Err(Errno::EPERM);
+                }
+                let made = Arc::new(PoolMetadata {
+                    block_sectors,
+                    data_blocks: 0,
+                    metadata_blocks: self.metadata_blocks(metadata),
+                    transaction_id: 0,
+                    volumes: BTreeMap::new(),
+                    shares: Arc::default(),
+                    needs_check: false,
+                    held_root: None,
+                    ballast: 0,
+                });
+                self.metadata.insert(storage, made.clone());
+                made
+            }
+        };
+        let twice = self.pools.iter().find(|(_, pool)| pool.metadata == storage).map(|(&other, _)| other);
+        if let Some(other) = twice {
+            self.violation(format!("two pools, dm-{other} and dm-{minor}, have the same metadata below them"));
+        }
+        let pool = Pool {
+            metadata: storage,
+            metadata_device: metadata,
+            data_device: data,
+            now: stored,
+            mode: if features.read_only { Mode::ReadOnly } else { Mode::Write },
+            features,
+            low_water,
+            low_water_told: false,
+            metadata_told: false,
+            full_since: None,
+            bound: false,
+        };
+        self.pools.insert(minor, pool);
+        Ok(spec)
+    }
+
+    fn metadata_blocks(&self, device: DeviceNumber) -> u64 {
+        (self.sectors(device) * thinlayer_dm::SECTOR_BYTES / METADATA_BLOCK).min(METADATA_MAX_BLOCKS)
+    }
+
+    /// Understands a thin device's table line.
+    pub(crate) fn construct_thin(&mut self, minor: u32, params: &str) -> Result<Target> {
+        let words: Vec<&str> = params.split_ascii_whitespace().collect();
+        let [pool, id] = words.as_slice() else { return Err(Errno::EINVAL) };
+        let pool = self.target_device(pool, minor)?;
+        let id = thin_id(id)?;
+        let found = self.pools.get(&pool.minor).filter(|_| pool.major == crate::devices::DM_MAJOR);
+        let found = found.ok_or(Errno::EINVAL)?;
+        if found.mode == Mode::Fail {
+            return Err(Errno::EINVAL);
+        }
+        if !found.now.volumes.contains_key(&id) {
+            return Err(Errno::ENODATA);
+        }
+        Ok(Target::Thin { pool, id })
+    }
+
+    /// A device that a table line names; opened for the table, so nobody else may have it for himself.
+    pub(crate) fn target_device(&self, text: &str, minor: u32) -> Result<DeviceNumber> {
+        let number = match self.block_device(text) {
+            Ok(number) => number,
+            Err(_) if text.parse::<DeviceNumber>().is_ok() => return Err(Errno::ENXIO),
+            Err(_) => return Err(Errno::ENODEV),
+        };
+        if number == dm(minor) {
+            return Err(Errno::EINVAL);
+        }
+        if self.supers.contains_key(&number) {
+            return Err(Errno::EBUSY);
+        }
+        Ok(number)
+    }
+
+    /// Takes a pool's table into use: grows what has grown, and enters the mode that the table asks for.
+    pub(crate) fn bind_pool(&mut self, minor: u32, spec: &PoolSpec, sectors: u64) -> Result<()> {
+        let metadata_blocks = self.metadata_blocks(spec.metadata);
+        let Some(pool) = self.pools.get_mut(&minor) else { return Err(Errno::EINVAL) };
+        let wanted = if spec.features.read_only { Mode::ReadOnly } else { Mode::Write };
+        let data_blocks = sectors / spec.block_sectors;
+        pool.features = spec.features;
+        pool.low_water = spec.low_water;
+        pool.low_water_told = false;
+        pool.bound = true;
+        pool.full_since = None;
+        let before = pool.mode;
+        pool.mode = match (before, wanted) {
+            (Mode::Fail, _) => Mode::Fail,
+            (before, Mode::Write) if pool.now.needs_check => before.max(Mode::ReadOnly),
+            (_, wanted) => wanted,
+        };
+        if data_blocks < pool.now.data_blocks || metadata_blocks < pool.now.metadata_blocks {
+            return Err(Errno::EINVAL);
+        }
+        if data_blocks > pool.now.data_blocks || metadata_blocks > pool.now.metadata_blocks {
+            if pool.now.needs_check {
+                return Ok(());
+            }
+            if pool.mode <= Mode::OutOfMetadataSpace {
+                let now = Arc::make_mut(&mut pool.now);
+                now.data_blocks = data_blocks;
+                now.metadata_blocks = metadata_blocks;
+                pool.metadata_told = false;
+                self.commit(minor);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a pool's metadata durable, as the kernel does after each message, on a flush, and once a second.
+    pub(crate) fn commit(&mut self, minor: u32) {
+        let Some(pool) = self.pools.get(&minor) else { return };
+        if pool.mode >= Mode::OutOfMetadataSpace {
+            return;
+        }
+        self.metadata.insert(pool.metadata, pool.now.clone());
+        self.watch_metadata(minor);
+    }
+
+    fn watch_metadata(&mut self, minor: u32) {
+        let Some(pool) = self.pools.get_mut(&minor) else { return };
+        let free = pool.now.metadata_blocks - pool.now.metadata_used();
+        let threshold = (pool.now.metadata_blocks / 4).min(1024);
+        let mut event = false;
+        if free == 0 && pool.mode < Mode::OutOfMetadataSpace {
+            pool.mode = Mode::OutOfMetadataSpace;
+            event = true;
+        }
+        if free < threshold && !pool.metadata_told {
+            pool.metadata_told = true;
+            event = true;
+        }
+        if event {
+            self.table_event(minor);
+        }
+    }
+
+    /// The last table of a pool is gone.
+    pub(crate) fn close_pool(&mut self, minor: u32) {
+        self.commit(minor);
+        self.pools.remove(&minor);
+    }
+
+    /// A pool's status line.
+    pub(crate) fn pool_status(&self, minor: u32) -> String {
+        let Some(pool) = self.pools.get(&minor) else { return "Error".into() };
+        if pool.mode == Mode::Fail {
+            return "Fail".into();
+        }
+        let m = &pool.now;
+        let held = m.held_root.map_or_else(|| "-".to_owned(), |root| root.to_string());
+        let mode = match pool.mode {
+            Mode::OutOfDataSpace => "out_of_data_space",
+            Mode::Write => "rw",
+            _ => "ro",
+        };
+        let discard = if pool.features.ignore_discard {
+            "ignore_discard"
+        } else if pool.features.no_discard_passdown {
+            "no_discard_passdown"
+        } else {
+            "discard_passdown"
+        };
+        let no_space = if pool.features.error_if_no_space { "error_if_no_space" } else { "queue_if_no_space" };
+        let check = if m.needs_check { "needs_check" } else { "-" };
+        format!(
+            "{} {}/{} {}/{} {held} {mode} {discard} {no_space} {check} {} ",
+            m.transaction_id,
+            m.metadata_used(),
+            m.metadata_blocks,
+            m.data_used(),
+            m.data_blocks,
+            (m.metadata_blocks / 4).min(1024),
+        )
+    }
+
+    /// A thin device's status line.
+    pub(crate) fn thin_status(&self, pool: u32, id: u32) -> String {
+        let Some(pool) = self.pools.get(&pool) else { return "Error".into() };
+        if pool.mode == Mode::Fail {
+            return "Fail".into();
+        }
+        let Some(volume) = pool.now.volumes.get(&id) else { return "-".into() };
+        let sectors = pool.now.block_sectors;
+        let mapped = u64::try_from(volume.blocks.len()).unwrap_or(u64::MAX) * sectors;
+        match volume.blocks.last_key_value() {
+            Some((highest, _)) => format!("{mapped} {}", (highest + 1) * sectors - 1),
+            None => format!("{mapped} -"),
+        }
+    }
+
+    /// Serves a message to a pool's live target. `call` is what the log says.
+    pub(crate) fn pool_message(&mut self, minor: u32, message: &str, call: &str) -> Result<()> {
+        let pool = self.pools.get(&minor).ok_or(Errno::EINVAL)?;
+        if pool.mode >= Mode::OutOfMetadataSpace {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let now = pool.now.clone();
+        let words: Vec<&str> = message.split_ascii_whitespace().collect();
+        let next = match words.as_slice() {
+            ["create_thin", id] => {
+                let id = thin_id(id)?;
+                if now.volumes.contains_key(&id) {
+                    return Err(Errno::EEXIST);
+                }
+                let mut next = now.as_ref().clone();
+                let volume = Volume {
+                    created: now.transaction_id,
+                    blocks: Arc::default(),
+                    content: Content::Blank,
+                    data: None,
+                };
+                next.volumes.insert(id, volume);
+                next
+            }
+            ["create_snap", id, origin] => {
+                let (id, origin) = (thin_id(id)?, thin_id(origin)?);
+                if now.volumes.contains_key(&id) {
+                    return Err(Errno::EEXIST);
+                }
+                let volume = now.volumes.get(&origin).ok_or(Errno::ENODATA)?;
+                self.watch_snapshot(minor, origin);
+                let mut next = now.as_ref().clone();
+                let shares = Arc::make_mut(&mut next.shares);
+                for block in volume.blocks.values() {
+                    *shares.entry(*block).or_default() += 1;
+                }
+                next.volumes.insert(id, Volume { created: now.transaction_id, ..volume.clone() });
+                next
+            }
+            ["delete", id] => {
+                let id = thin_id(id)?;
+                let volume = now.volumes.get(&id).ok_or(Errno::ENODATA)?;
+                if self.thin_tables(minor, id).next().is_some() {
+                    return Err(Errno::EBUSY);
+                }
+                let mut next = now.as_ref().clone();
+                for block in volume.blocks.values() {
+                    next.unshare(*block);
+                }
+                next.volumes.remove(&id);
+                next
+            }
+            ["set_transaction_id", from, to] => {
+                let (from, to) = (number(from)?, number(to)?);
+                if from != now.transaction_id {
+                    return Err(Errno::EINVAL);
+                }
+                let mut next = now.as_ref().clone();
+                next.transaction_id = to;
+                next
+            }
+            ["reserve_metadata_snap"] => {
+                if now.held_root.is_some() {
+                    return Err(Errno::EBUSY);
+                }
+                let mut next = now.as_ref().clone();
+                next.held_root = Some(next.metadata_used());
+                next
+            }
+            ["release_metadata_snap"] => {
+                if now.held_root.is_none() {
+                    return Err(Errno::EINVAL);
+                }
+                let mut next = now.as_ref().clone();
+                next.held_root = None;
+                next
+            }
+            _ => return Err(Errno::EINVAL),
+        };
+        self.effect(call);
+        if let Some(pool) = self.pools.get_mut(&minor) {
+            pool.now = Arc::new(next);
+            if pool.mode == Mode::OutOfDataSpace && pool.now.free_block().is_some() {
+                pool.mode = Mode::Write;
+                pool.full_since = None;
+            }
+        }
+        self.commit(minor);
+        Ok(())
+    }
+
+    /// The devices whose tables, live or not, are this thin device's.
+    fn thin_tables(&self, pool: u32, id: u32) -> impl Iterator<Item = (u32, bool)> {
+        self.devices.iter().flat_map(move |(&minor, device)| {
+            let is_it = move |target: Option<&Target>| {
+                matches!(target, Some(Target::Thin { pool: p, id: i }) if p.minor == pool && *i == id)
+            };
+            let live = device.live.as_ref().is_some_and(|t| is_it(t.only()));
+            let inactive = device.inactive.as_ref().is_some_and(|t| is_it(t.only()));
+            [live.then_some((minor, true)), inactive.then_some((minor, false))].into_iter().flatten()
+        })
+    }
+
+    /// A snapshot of something that is being written is none.
+    fn watch_snapshot(&mut self, pool: u32, origin: u32) {
+        let active: Vec<u32> =
+            self.thin_tables(pool, origin).filter(|(_, live)| *live).map(|(minor, _)| minor).collect();
+        for minor in active {
+            let Some(device) = self.devices.get(&minor) else { continue };
+            let dirty = self.supers.get(&dm(minor)).is_some_and(|fs| !fs.is_clean());
+            if !device.suspended || dirty {
+                let name = device.name.clone();
+                self.violation(format!(
+                    "snapshot of thin device {origin} while {name} was {}",
+                    if device_is_suspended(self, minor) { "dirty" } else { "active and not suspended" }
+                ));
+            }
+        }
+    }
+
+    /// Another device is active with the same thin id.
+    pub(crate) fn watch_activation(&mut self, minor: u32, pool: u32, id: u32) {
+        let other = self.thin_tables(pool, id).find(|&(other, live)| {
+            live && other != minor && self.writable(dm(other)) && self.writable(dm(minor))
+        });
+        if let Some((other, _)) = other {
+            self.violation(format!("thin device {id} is active twice with write access: dm-{other} and dm-{minor}"));
+        }
+    }
+
+    /// The pool device whose metadata is on this storage.
+    pub(crate) fn pool_on(&self, metadata: Storage) -> Option<u32> {
+        self.pools.iter().find(|(_, pool)| pool.metadata == metadata).map(|(&minor, _)| minor)
+    }
+
+    pub(crate) fn thin_content(&self, metadata: Storage, id: u32) -> Content {
+        let Some(pool) = self.pool_on(metadata).and_then(|minor| self.pools.get(&minor)) else {
+            return Content::Garbage;
+        };
+        let Some(volume) = pool.now.volumes.get(&id) else { return Content::Garbage };
+        // Mappings of another data device lead to whatever is there.
+        if volume.data.is_some() && volume.data != self.storage(pool.data_device) {
+            return Content::Garbage;
+        }
+        volume.content.clone()
+    }
+
+    /// Gives blocks of a thin device room of their own, and then a new content. Not committed.
+    ///
+    /// # Errors
+    /// ENOSPC if the pool is full, EIO if it cannot be written or the host has no room for a block.
+    pub(crate) fn write_thin(&mut self, metadata: Storage, id: u32, blocks: &[u64], content: Content) -> Result<()> {
+        let minor = self.pool_on(metadata).ok_or(Errno::EIO)?;
+        let Some(pool) = self.pools.get(&minor) else { return Err(Errno::EIO) };
+        if pool.mode > Mode::OutOfDataSpace {
+            return Err(Errno::EIO);
+        }
+        let data = self.storage(pool.data_device);
+        let file = match data {
+            Some(Storage::File(inode)) => Some(inode),
+            _ => None,
+        };
+        let block_bytes = pool.now.block_sectors * thinlayer_dm::SECTOR_BYTES;
+        for &at in blocks {
+            let Some(pool) = self.pools.get_mut(&minor) else { return Err(Errno::EIO) };
+            let old = pool.now.volumes.get(&id).ok_or(Errno::EIO)?.blocks.get(&at).copied();
+            if old.is_some_and(|b| pool.now.shares.get(&b) == Some(&1)) {
+                continue;
+            }
+            let Some(new) = pool.now.free_block() else {
+                let since = self.now;
+                if pool.mode == Mode::Write {
+                    pool.mode = Mode::OutOfDataSpace;
+                    pool.full_since = (!pool.features.error_if_no_space).then_some(since);
+                    self.table_event(minor);
+                }
+                return Err(Errno::ENOSPC);
+            };
+            if let Some(inode) = file
+                && !self.files.allocate_block(inode, new, block_bytes)
+            {
+                return Err(Errno::EIO);
+            }
+            let Some(pool) = self.pools.get_mut(&minor) else { return Err(Errno::EIO) };
+            let now = Arc::make_mut(&mut pool.now);
+            if let Some(old) = old {
+                now.unshare(old);
+            }
+            Arc::make_mut(&mut now.shares).insert(new, 1);
+            if let Some(volume) = now.volumes.get_mut(&id) {
+                Arc::make_mut(&mut volume.blocks).insert(at, new);
+            }
+            if now.data_blocks - now.data_used() <= pool.low_water && !pool.low_water_told {
+                pool.low_water_told = true;
+                self.table_event(minor);
+            }
+        }
+        if let Some(pool) = self.pools.get_mut(&minor)
+            && let Some(volume) = Arc::make_mut(&mut pool.now).volumes.get_mut(&id)
+        {
+            volume.content = content;
+            volume.data = data;
+        }
+        self.watch_metadata(minor);
+        Ok(())
+    }
+
+    /// Unmaps a thin device's blocks: all of them, or the lower half. Not committed. `false`: the pool does not do that.
+    pub(crate) fn discard_thin(&mut self, metadata: Storage, id: u32, all: bool) -> bool {
+        let Some(minor) = self.pool_on(metadata) else { return false };
+        let Some(pool) = self.pools.get_mut(&minor) else { return false };
+        if pool.features.ignore_discard || pool.mode > Mode::OutOfDataSpace {
+            return false;
+        }
+        let passdown = !pool.features.no_discard_passdown;
+        let now = Arc::make_mut(&mut pool.now);
+        let Some(volume) = now.volumes.get_mut(&id) else { return false };
+        let count = if all { volume.blocks.len() } else { volume.blocks.len() / 2 };
+        let gone: Vec<(u64, u64)> = volume.blocks.iter().take(count).map(|(&at, &block)| (at, block)).collect();
+        let blocks = Arc::make_mut(&mut volume.blocks);
+        for (at, _) in &gone {
+            blocks.remove(at);
+        }
+        volume.content = if all { Content::Blank } else { Content::Garbage };
+        let freed: BTreeSet<u64> = gone.iter().filter(|(_, block)| now.unshare(*block)).map(|(_, b)| *b).collect();
+        let data_device = pool.data_device;
+        if passdown && let Some(Storage::File(inode)) = self.storage(data_device) {
+            self.files.punch(inode, &freed.into_iter().collect::<Vec<_>>());
+        }
+        true
+    }
+
+    /// The bytes that a place has been given on the device: block numbers in the pool's unit.
+    pub(crate) fn block_bytes(&self, place: Place) -> u64 {
+        match place {
+            Place::Thin { metadata, .. } => self
+                .pool_on(metadata)
+                .and_then(|minor| self.pools.get(&minor))
+                .map_or(1 << 16, |pool| pool.now.block_sectors * thinlayer_dm::SECTOR_BYTES),
+            Place::Storage(_) => 1 << 16,
+        }
+    }
+
+    /// Time has passed for the pools: a second is enough for a commit, a minute ends the patience with a full one.
+    pub(crate) fn pools_over_time(&mut self) {
+        let minors: Vec<u32> = self.pools.keys().copied().collect();
+        for minor in minors {
+            self.commit(minor);
+            let now = self.now;
+            if let Some(pool) = self.pools.get_mut(&minor)
+                && pool.full_since.is_some_and(|since| now - since >= NO_SPACE_TIMEOUT)
+            {
+                pool.features.error_if_no_space = true;
+                pool.full_since = None;
+                self.table_event(minor);
+            }
+        }
+    }
+}
+
+fn device_is_suspended(state: &State, minor: u32) -> bool {
+    state.devices.get(&minor).is_some_and(|device| device.suspended)
+}
+
+impl BackingFile {
+    /// Takes all of its room.
+    pub(crate) fn fill(&mut self) {
+        self.full = true;
+        self.blocks = Arc::default();
+    }
+}

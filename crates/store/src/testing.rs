@@ -18,8 +18,9 @@ struct Node {
 /// A change of names that no folder sync has made safe: all its parts happen or none.
 #[derive(Clone, Debug)]
 struct Change {
-    folders: Vec<PathBuf>,
     set: Vec<(PathBuf, Option<usize>)>,
+    /// Of a rename, the old name: whatever has that when the change happens gets the new one, which is something else if an earlier change was lost.
+    from: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -170,9 +171,10 @@ impl MemoryDisk {
 }
 
 fn apply(names: &mut BTreeMap<PathBuf, usize>, change: &Change) {
+    let moved = change.from.as_ref().and_then(|from| names.get(from)).copied();
     for (name, node) in &change.set {
         match node {
-            Some(node) => names.insert(name.clone(), *node),
+            Some(node) => names.insert(name.clone(), moved.unwrap_or(*node)),
             None => names.remove(name),
         };
     }
@@ -252,7 +254,7 @@ impl Disk for MemoryDisk {
             Ok(node) => node,
             Err(_) => {
                 let node = state.add(Node::default());
-                state.change(Change { folders: vec![above(name)], set: vec![(name.to_owned(), Some(node))] });
+                state.change(Change { set: vec![(name.to_owned(), Some(node))], from: None });
                 node
             }
         };
@@ -291,9 +293,9 @@ impl Disk for MemoryDisk {
         for mut change in std::mem::take(&mut state.pending) {
             // A change that spans two folders is safe in each by itself.
             let (safe, open) = change.set.into_iter().partition(|(name, _)| above(name) == folder);
-            apply(&mut state.safe, &Change { folders: vec![], set: safe });
+            let from = change.from.clone();
+            apply(&mut state.safe, &Change { set: safe, from });
             change.set = open;
-            change.folders.retain(|other| other != folder);
             if !change.set.is_empty() {
                 state.pending.push(change);
             }
@@ -306,7 +308,7 @@ impl Disk for MemoryDisk {
         let node = state.node(from)?;
         state.step("rename")?;
         let set = vec![(to.to_owned(), Some(node)), (from.to_owned(), None)];
-        state.change(Change { folders: vec![above(to), above(from)], set });
+        state.change(Change { set, from: Some(from.to_owned()) });
         Ok(())
     }
 
@@ -314,7 +316,7 @@ impl Disk for MemoryDisk {
         let mut state = self.0.lock();
         state.node(name)?;
         state.step("remove")?;
-        state.change(Change { folders: vec![above(name)], set: vec![(name.to_owned(), None)] });
+        state.change(Change { set: vec![(name.to_owned(), None)], from: None });
         Ok(())
     }
 }
@@ -327,7 +329,7 @@ pub(crate) fn at_every_step(
     check: impl Fn(&MemoryDisk, bool),
 ) -> usize {
     let policies = [Unsynced::Lost, Unsynced::Kept].into_iter();
-    let policies: Vec<Unsynced> = policies.chain((0..32).map(|bits| Unsynced::Some(bits))).collect();
+    let policies: Vec<Unsynced> = policies.chain((0..32).map(Unsynced::Some)).collect();
     for stop in 0..200 {
         let disk = make();
         disk.stop_after(stop);

@@ -1,6 +1,7 @@
 use super::*;
-use crate::testing::{MemoryDisk, at_every_step, device, id, path, record};
+use crate::testing::{MemoryDisk, Unsynced, at_every_step, device, id, path, record};
 use crate::{Disk, Extra, Finding, Recovery};
+use proptest::prelude::*;
 
 fn with_extra(number: u32) -> Record {
     Record { extra: Some(Extra { parent: Some(LayerId::base()), ..Extra::default() }), ..record(number, 1) }
@@ -389,4 +390,98 @@ fn a_crash_while_a_recovery_finishes_means_another_one() {
             other => panic!("{other:?}"),
         }
     });
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Put(u8, u64),
+    Remove(u8),
+    Retire(u8),
+    Reopen,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (0u8..4, 1u64..9).prop_map(|(layer, size)| Act::Put(layer, size)),
+        1 => (0u8..4).prop_map(Act::Remove),
+        2 => (0u8..4).prop_map(Act::Retire),
+        1 => Just(Act::Reopen),
+    ]
+}
+
+/// What must be there: sizes by layer, and how many removed records.
+type Model = (std::collections::BTreeMap<u8, u64>, usize);
+
+fn after(act: &Act, (live, dead): &Model) -> Model {
+    let (mut live, mut dead) = (live.clone(), *dead);
+    match act {
+        Act::Put(layer, size) => {
+            live.insert(*layer, *size);
+        }
+        Act::Remove(layer) => {
+            live.remove(layer);
+        }
+        Act::Retire(layer) => dead += usize::from(live.remove(layer).is_some()),
+        Act::Reopen => {}
+    }
+    (live, dead)
+}
+
+fn seen(store: &Store) -> Model {
+    let number = |layer: &LayerId| layer.as_str().parse().unwrap();
+    let live = store.layers().iter().map(|(layer, record)| (number(layer), record.size_bytes)).collect();
+    (live, store.pending_deletion().len())
+}
+
+/// A device of its own for each record, as the ids are shared with removed ones.
+fn perform(store: &Store, act: &Act) -> crate::Result<()> {
+    match act {
+        Act::Put(layer, size) => {
+            let layer = id(&layer.to_string());
+            let device_id = match store.record(&layer) {
+                Some(record) => record.device_id,
+                None => store.propose_device_id()?,
+            };
+            store.put(&layer, &Record::new(device_id, *size, 1))
+        }
+        Act::Remove(layer) => store.remove(&id(&layer.to_string())),
+        Act::Retire(layer) => match store.retire(&id(&layer.to_string())) {
+            Err(Error::NotFound { .. }) => Ok(()),
+            other => other.map(|_| ()),
+        },
+        Act::Reopen => Ok(()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Any history, cut off at any step: what was answered is there, what was under way is done or not.
+    #[test]
+    fn any_history_survives_a_crash_at_any_step(acts in proptest::collection::vec(act(), 1..14), stop in 3usize..60, seed: u64) {
+        let disk = MemoryDisk::default();
+        let mut store = disk.open(Mode::ReadWrite).0;
+        disk.stop_after(stop);
+        let mut model = Model::default();
+        let mut under_way = model.clone();
+        for act in &acts {
+            under_way = after(act, &model);
+            if matches!(act, Act::Reopen) {
+                let Ok((again, _)) = Store::open(Arc::new(disk.clone()), Mode::ReadWrite) else { break };
+                store = again;
+            }
+            if perform(&store, act).is_err() {
+                break;
+            }
+            model = under_way.clone();
+            prop_assert_eq!(seen(&store), model.clone(), "in memory");
+        }
+        let (store, findings) = disk.image(Unsynced::Some(seed)).open(Mode::ReadWrite);
+        let found = seen(&store);
+        prop_assert!(found == model || found == under_way, "{:?} is neither {:?} nor {:?}", found, model, under_way);
+        prop_assert!(!findings.iter().any(Finding::is_problem), "{findings:?}");
+        let devices: std::collections::BTreeSet<_> =
+            store.layers().iter().chain(&store.pending_deletion()).map(|(_, record)| record.device_id).collect();
+        prop_assert_eq!(devices.len(), found.0.len() + found.1, "no device twice");
+    }
 }

@@ -1,8 +1,9 @@
 //! The root image: Debian's packages, put together without mounts, as an ext4 file.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -53,6 +54,8 @@ pub(crate) fn ensure(kernels: &[Kernel]) -> Result<PathBuf> {
     let releases: Vec<&str> = kernels.iter().map(|kernel| kernel.release.as_str()).collect();
     let image = folder.join(format!("root-{key}-{}.ext4", releases.join("-")));
     if image.is_file() {
+        // Marks it as in use, see `prune`.
+        File::options().write(true).open(&image)?.set_modified(SystemTime::now())?;
         return Ok(image);
     }
     let tar = folder.join(format!("root-{key}.tar"));
@@ -62,13 +65,35 @@ pub(crate) fn ensure(kernels: &[Kernel]) -> Result<PathBuf> {
     }
     eprintln!("xtask: making the VM's root image (some seconds, once)");
     assemble(&tar, kernels, &image)?;
+    fs::remove_file(&tar)?;
+    prune(&folder)?;
     Ok(image)
+}
+
+/// Removes what no run of the last day has used. Younger ones may be another session's, which waits for its turn.
+fn prune(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+        if age > Duration::from_secs(24 * 3600) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn bootstrap(packages: &str, tar: &Path) -> Result<()> {
     let half_done = tar.with_extension("new.tar");
     let _old = fs::remove_file(&half_done);
     let mut mmdebstrap = Command::new("mmdebstrap");
+    if nix::unistd::geteuid().is_root() {
+        // Beside the image, where there is room; an interrupted run's is still there. Without root, mmdebstrap
+        // acts as users that may not enter this folder.
+        let folder = paths::vm().join("bootstrap");
+        let _old = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        mmdebstrap.env("TMPDIR", folder);
+    }
     mmdebstrap.args(["--quiet", "--variant=minbase", "--architectures=amd64", "--format=tar"]);
     // No mounts: the packages used here do without /proc, /sys and /dev while they are configured.
     mmdebstrap.arg("--skip=chroot/mount");

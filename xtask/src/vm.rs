@@ -87,7 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
         None => names,
     };
-    let wanted = Wanted { suites, program: Program::Welcome, ..Wanted::default() };
+    let needs_program = arguments.command.first().is_some_and(|first| first == "thinlayer");
+    let program = if needs_program { Program::Needed } else { Program::Welcome };
+    let wanted = Wanted { suites, program, ..Wanted::default() };
     let built = suites::build(&wanted)?;
     let session = Session::open(&built, machine.accel, machine.keep)?;
     let code = if arguments.shell || arguments.command.is_empty() {
@@ -100,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 pub(crate) fn demo(arguments: &DemoArguments) -> Result<ExitCode> {
     let machine = &arguments.machine;
-    let wanted = Wanted { suites: vec!["demo".to_owned()], release: true, ..Wanted::default() };
+    let wanted = Wanted { suites: vec!["demo".to_owned()], ..Wanted::default() };
     let built = suites::build(&wanted)?;
     let session = Session::open(&built, machine.accel, machine.keep)?;
     let words = [vec!["demo".to_owned()], arguments.arguments.clone()].concat();

@@ -46,7 +46,7 @@ pub(crate) fn run(channel: &Channel, plan: &Plan, tests: &[PlannedTest]) -> Resu
             let tests = tests.iter().filter(|other| other.suite == test.suite).count();
             channel.send(Event::SuiteStart { suite: test.suite.clone(), tests });
         }
-        match runner.test(test)? {
+        match runner.test(test) {
             Outcome::Pass => passed += 1,
             Outcome::Fail => failed += 1,
             Outcome::Skip => skipped += 1,
@@ -71,17 +71,33 @@ enum Ending {
 }
 
 impl Runner<'_> {
-    fn test(&mut self, test: &PlannedTest) -> Result<Outcome> {
+    fn test(&mut self, test: &PlannedTest) -> Outcome {
         self.channel.send(Event::TestStart { suite: test.suite.clone(), test: test.test.clone() });
         self.log.take(0);
         let start = Instant::now();
+        let tail = Tail::default();
+        let (outcome, reason) = match self.attempt(test, &tail) {
+            Ok(verdict) => verdict,
+            Err(error) => (Outcome::Fail, Some(format!("{error:#}"))),
+        };
+        self.channel.send(Event::TestEnd {
+            suite: test.suite.clone(),
+            test: test.test.clone(),
+            outcome,
+            reason,
+            millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
+            output: if outcome == Outcome::Pass { String::new() } else { tail.text() },
+        });
+        outcome
+    }
+
+    fn attempt(&mut self, test: &PlannedTest, tail: &Tail) -> Result<(Outcome, Option<String>)> {
         let scratch = Path::new("/scratch").join(&test.suite);
         if test.phase.is_none() {
             empty(&scratch)?;
         }
         let group = Group::new("test")?;
-        let tail = Tail::default();
-        let (ending, said) = self.process(test, &group, &scratch, &tail)?;
+        let (ending, said) = self.process(test, &group, &scratch, tail)?;
         let (mut outcome, mut reason) = verdict(&ending, said, test.deadline);
 
         if matches!(ending, Ending::Late) {
@@ -104,21 +120,13 @@ impl Runner<'_> {
         }
         if let Err(error) = self.clean_up(group) {
             let first = reason.map(|reason| format!("{reason}; ")).unwrap_or_default();
-            self.wedged(test, format!("{first}{error:#}"), &tail);
+            self.wedged(test, format!("{first}{error:#}"), tail);
         }
         if outcome == Outcome::Pass {
-            // The next test of the suite starts with an empty folder anyway: this only gives the room back.
+            // Gives the room back; what a red test wrote stays until its suite's next test, to be looked at.
             empty(&scratch)?;
         }
-        self.channel.send(Event::TestEnd {
-            suite: test.suite.clone(),
-            test: test.test.clone(),
-            outcome,
-            reason,
-            millis: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
-            output: if outcome == Outcome::Pass { String::new() } else { tail.text() },
-        });
-        Ok(outcome)
+        Ok((outcome, reason))
     }
 
     /// Starts the test's process and waits for its end or the deadline.

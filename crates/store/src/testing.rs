@@ -126,7 +126,7 @@ impl MemoryDisk {
         self.0.lock().full = full;
     }
 
-    /// From now on this call fails.
+    /// From now on this call fails; reading, only of a file called `bad`.
     pub(crate) fn break_call(&self, call: &'static str, kind: io::ErrorKind) {
         self.0.lock().broken = Some((call, kind));
     }
@@ -216,7 +216,9 @@ impl State {
 impl Disk for MemoryDisk {
     fn read(&self, name: &Path) -> io::Result<Vec<u8>> {
         let state = self.0.lock();
-        if let Some(("read", kind)) = state.broken {
+        if let Some(("read", kind)) = state.broken
+            && name.ends_with("bad")
+        {
             return Err(kind.into());
         }
         Ok(state.nodes[state.node(name)?].seen.clone())

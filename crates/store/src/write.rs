@@ -108,7 +108,7 @@ impl Store {
         if let Some(old) = old.filter(|old| old.deleted && old.device_id != record.device_id) {
             // A removed layer still stands under this name: its record must not be lost with its device.
             if self.move_on(&writer, layer, &old)? == *layer {
-                return Err(Error::Exists { layer: layer.clone() });
+                return Err(Error::io("rename", &record_path(layer), io::ErrorKind::StorageFull.into()));
             }
         }
         writer.files.replace(&record_path(layer), record.to_json().as_bytes())?;

@@ -227,6 +227,15 @@ fn a_record_that_cannot_be_moved_or_read_stays_and_is_reported() {
     );
     assert_eq!(store.lookup(&id("bad")).unwrap_err().kind(), ErrorKind::Damaged);
     assert_eq!(disk.text("metadata/bad").unwrap(), BAD);
+    // A disk that fails to read does not make a record bad.
+    disk.set_full(false);
+    disk.plant("metadata/bad", rec(40, 3).as_bytes());
+    disk.break_call("read", io::ErrorKind::Other);
+    let (store, findings) = disk.open(Mode::ReadWrite);
+    assert!(matches!(&findings[..], [Finding::Untouched { path: at, .. }] if at == path("metadata/bad")));
+    assert_eq!(store.remove(&id("bad")).unwrap_err().kind(), ErrorKind::Damaged);
+    disk.mend();
+    assert_eq!(disk.open(Mode::ReadWrite).0.lookup(&id("bad")).unwrap().device_id, device(40));
 }
 
 #[test]

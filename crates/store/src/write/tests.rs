@@ -135,6 +135,20 @@ fn a_full_disk_refuses_records_but_not_removals() {
     assert_eq!(disk.names("metadata"), ["transaction-metadata"]);
 }
 
+/// A new name may need a new block of the folder.
+#[test]
+fn a_removed_layer_keeps_its_name_while_there_is_no_room_for_another() {
+    let disk = root();
+    let store = disk.store(0);
+    disk.break_call("rename", io::ErrorKind::StorageFull);
+    assert_eq!(store.retire(&id("a")).unwrap(), id("a"));
+    assert_eq!((store.record(&id("a")), store.counts().deleted), (None, 1));
+    assert_eq!(store.put(&id("a"), &record(6, 1)).unwrap_err().kind(), ErrorKind::NoSpace);
+    disk.mend();
+    store.put(&id("a"), &record(6, 1)).unwrap();
+    assert_eq!((store.counts().deleted, store.counts().layers), (1, 1));
+}
+
 #[test]
 fn a_full_disk_lets_old_records_be_marked_in_their_place() {
     // As Docker's old versions wrote them, and by hand.

@@ -20,10 +20,12 @@ use std::time::{Duration, Instant};
 /// Where mkfs programs are, for a process whose PATH lacks them.
 const FOLDERS: &[&str] = &["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
 
-/// How much of a program's output is kept: its end.
+/// How much of the end of a program's output is kept.
 const KEPT: usize = 4096;
-/// How many of its last lines an error carries.
-const LINES: usize = 6;
+/// How much of its beginning: where a bad option is, before a page of usage.
+const KEPT_FIRST: usize = 512;
+/// How many of its last lines an error carries, besides the first one.
+const LINES: usize = 5;
 /// How often a caller is told that the program is alive.
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a killed program may take to go. One that hangs in the kernel does not go at all.
@@ -170,9 +172,12 @@ fn wait_for_output(reader: &PipeReader, pause: Duration) -> std::io::Result<()> 
     }
 }
 
-/// The end of a program's output.
+/// The beginning and the end of a program's output.
 #[derive(Debug, Default)]
-struct Tail(VecDeque<u8>);
+struct Tail {
+    first: Vec<u8>,
+    last: VecDeque<u8>,
+}
 
 impl Tail {
     /// Takes what there is; `false` at the end of the output.
@@ -192,19 +197,21 @@ impl Tail {
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.0.extend(bytes);
-        let surplus = self.0.len().saturating_sub(KEPT);
-        self.0.drain(..surplus);
+        let (first, rest) = bytes.split_at(bytes.len().min(KEPT_FIRST - self.first.len()));
+        self.first.extend_from_slice(first);
+        self.last.extend(rest);
+        let surplus = self.last.len().saturating_sub(KEPT);
+        self.last.drain(..surplus);
     }
 
     fn text(&self) -> String {
-        let (first, second) = self.0.as_slices();
-        last_lines(&[first, second].concat())
+        let (one, two) = self.last.as_slices();
+        in_one_line(&[&self.first, one, two].concat())
     }
 }
 
-/// The last lines, joined to one, without what moves a terminal's cursor.
-fn last_lines(output: &[u8]) -> String {
+/// The first line and the last ones, joined to one, without what moves a terminal's cursor.
+fn in_one_line(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     let lines: Vec<String> = text
         .split(['\n', '\r'])
@@ -223,7 +230,12 @@ fn last_lines(output: &[u8]) -> String {
         })
         .filter(|line| !line.is_empty())
         .collect();
-    lines[lines.len().saturating_sub(LINES)..].join("; ")
+    match lines.as_slice() {
+        [first, rest @ ..] if rest.len() > LINES => {
+            format!("{first}; [...]; {}", rest[rest.len() - LINES..].join("; "))
+        }
+        lines => lines.join("; "),
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,39 @@ impl Wait for Waiting<'_> {
 }
 
 impl Driver {
+    /// What a killed owner left active: idle devices go, and one whose layer was removed meanwhile gets the removed record's name.
+    pub(crate) fn tidy_active(&self) -> Result<()> {
+        for id in self.active.all() {
+            let Some(device) = self.active.get(&id) else { continue };
+            if self.uses.get(&id) > 0 {
+                continue;
+            }
+            let name = device.thin.name();
+            let info = self.machine.dm.info(name.into())?;
+            if info.is_none_or(|info| info.open_count == 0) {
+                match self.machine.dm.remove(name.into(), Removal::Now) {
+                    Ok(_) => {
+                        self.active.forget(&id);
+                        self.machine.dm.forget_node(name, device.thin.number())?;
+                        continue;
+                    }
+                    // Somebody looks at it this moment.
+                    Err(error) if error.kind() == thinlayer_dm::Kind::Busy => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let stands_for = |record: &Record| thin_id(record).is_ok_and(|thin| thin == device.thin.id());
+            if !self.store.record(&id).is_some_and(|record| stands_for(&record)) {
+                let removed =
+                    self.store.pending_deletion().into_iter().find(|(_, record)| stands_for(record));
+                if let Some((removed, _)) = removed.filter(|(removed, _)| *removed != id) {
+                    self.rename_leaving(&id, &removed, device)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a layer's device, if it is not there. The caller has reserved the layer.
     ///
     /// # Errors
@@ -89,6 +122,15 @@ impl Driver {
     pub(crate) fn activate(&self, id: &LayerId, record: &Record) -> Result<ThinDevice> {
         let name = self.names.device(id)?;
         if let Some(device) = self.active.get(id) {
+            if device.thin.id() != thin_id(record)? {
+                return Err(Error::Busy {
+                    what: format!("device {name}"),
+                    why: format!(
+                        "it stands for thin device {} of a removed layer and is still open; end what uses it",
+                        device.thin.id()
+                    ),
+                });
+            }
             if !device.leaving {
                 return Ok(device.thin);
             }

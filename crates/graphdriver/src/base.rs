@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::mounts::kind_named;
 use crate::options::DEFAULT_BASE_SIZE;
 use crate::progress::Event;
+use crate::reserve::Reservation;
 use crate::size::human_size;
 use crate::transaction::Origin;
 use thinlayer_dm::{Bytes, Flush};
@@ -16,11 +17,11 @@ impl Driver {
     /// Makes the base, or sees that the one that is there belongs to this root. `proven`: the pool is known to be this root's by its backing files.
     pub(crate) fn ensure_base(&self, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
         let base = LayerId::base();
-        let _reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
+        let reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
         match self.store.record_even_deleted(&base) {
             Some(record) if record.initialized && !record.deleted => {
                 self.verify_base(&record, proven, notices)?;
-                self.grow_base(&record)
+                self.grow_base(&record, &reserved)
             }
             Some(record) => {
                 notices.push(Notice::info(
@@ -175,7 +176,7 @@ impl Driver {
     }
 
     /// Grows the base where `dm.basesize` asks for it. Layers that exist keep their size.
-    fn grow_base(&self, record: &Record) -> Result<()> {
+    fn grow_base(&self, record: &Record, reserved: &Reservation) -> Result<()> {
         let base = LayerId::base();
         let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
         let wanted = self.options.base_size.unwrap_or(Bytes(record.size_bytes));
@@ -197,6 +198,6 @@ impl Driver {
         larger.extra.get_or_insert_default().grow_pending = true;
         self.store.put(&base, &larger)?;
         self.drop_device(&base)?;
-        self.grow_filesystem(&base, &larger)
+        self.grow_filesystem(&base, &larger, reserved)
     }
 }

@@ -51,7 +51,8 @@ impl Driver {
         let parent_record = self.record(&parent)?;
         let size = layer_size(request.size, Bytes(parent_record.size_bytes))?;
         self.check_room()?;
-        let (suspended, parent_reserved) = self.suspend_if_active(&parent, parent_reserved)?;
+        // Before the transaction's lock, as a suspend may take its time. The parent's writers then wait for one probe and one small write.
+        let suspended = self.suspend_if_active(&parent, &parent_reserved)?;
         let resume = || match suspended {
             Some(guard) => guard.resume().map(|_| ()).map_err(Error::from),
             None => Ok(()),
@@ -82,7 +83,7 @@ impl Driver {
         drop(parent_reserved);
         if grows {
             // Until this is done the record says so, and the next mount would do it (a crash right here loses nothing).
-            if let Err(error) = self.grow_filesystem(id, &record) {
+            if let Err(error) = self.grow_filesystem(id, &record, &reserved) {
                 let undone = self.drop_device(id).and_then(|()| self.delete_device(id, &record));
                 return Err(error.and_undo(undone));
             }
@@ -92,28 +93,20 @@ impl Driver {
         Ok(())
     }
 
-    /// Holds back the writers of a layer in use, so that its copy is consistent. The reservation goes with the call while it lasts.
-    fn suspend_if_active(
-        &self,
-        id: &LayerId,
-        reserved: Reservation,
-    ) -> Result<(Option<Suspended>, Reservation)> {
-        let Some(device) = self.active.get(id) else { return Ok((None, reserved)) };
-        let name = self.names.device(id)?;
+    /// Holds back the writers of a layer in use, so that its copy is consistent.
+    fn suspend_if_active(&self, id: &LayerId, reserved: &Reservation) -> Result<Option<Suspended>> {
+        let Some(device) = self.active.get(id) else { return Ok(None) };
+        let name = device.thin.name().clone();
         let dm = self.machine.dm.clone();
         if device.leaving && dm.info((&name).into())?.is_none() {
             self.active.forget(id);
-            return Ok((None, reserved));
+            return Ok(None);
         }
-        let what = {
-            let name = name.clone();
-            move || format!("suspend of device {name}")
-        };
-        let (guard, reserved) =
-            within(&*self.machine.clock, what, self.deadlines.suspend, reserved, move || {
-                Ok(SuspendGuard::suspend(dm, &name, Suspend::default())?)
-            })?;
-        Ok((Some(guard), reserved))
+        let what = || format!("suspend of device {}", device.thin.name());
+        within(&*self.machine.clock, what, self.deadlines.suspend, reserved, move || {
+            Ok(SuspendGuard::suspend(dm, &name, Suspend::default())?)
+        })
+        .map(Some)
     }
 
     /// Refuses a new layer while the pool is not well, or has less free than `dm.min_free_space` (section 4.1 of the specification).

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::machine::Clock;
+use crate::reserve::Reservation;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,49 +42,46 @@ impl Default for Deadlines {
 
 /// Runs `job` within `deadline`. `what` names call and device for the error.
 ///
-/// `held` goes to the job's thread and is dropped when the job ends, whether or not anybody still waits: a reservation that lies in it lasts
-/// as long as the call. In time, it comes back with the result.
-pub(crate) fn within<T, H>(
+/// A clone of the layer's reservation goes to the job's thread: if nobody waits any more, the layer stays reserved as long as the call lasts. What the
+/// job then still gives is dropped, so it should be a guard that undoes.
+pub(crate) fn within<T: Send + 'static>(
     clock: &dyn Clock,
     what: impl FnOnce() -> String,
     deadline: Duration,
-    held: H,
+    reserved: &Reservation,
     job: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<(T, H)>
-where
-    T: Send + 'static,
-    H: Send + 'static,
-{
-    enum Outcome<T, H> {
+) -> Result<T> {
+    enum Outcome<T> {
         Pending,
-        Done(Result<T>, H),
+        Done(Result<T>),
         Abandoned,
     }
-    let slot = Arc::new(Mutex::new(Outcome::<T, H>::Pending));
-    let theirs = slot.clone();
+    let slot = Arc::new(Mutex::new(Outcome::<T>::Pending));
+    let (theirs, held) = (slot.clone(), reserved.clone());
     let finished = clock.run_within(
         deadline,
         Box::new(move || {
             let result = job();
             let mut slot = theirs.lock();
             if let Outcome::Abandoned = *slot {
+                drop(slot);
                 if let Err(error) = &result {
                     tracing::warn!(%error, "a call that had passed its deadline ended with an error");
                 }
-                drop(slot);
-                drop(held);
+                // First what it undoes, then the layer.
+                drop(result);
             } else {
-                *slot = Outcome::Done(result, held);
+                *slot = Outcome::Done(result);
             }
+            drop(held);
         }),
     );
     let mut slot = slot.lock();
     match std::mem::replace(&mut *slot, Outcome::Abandoned) {
-        Outcome::Done(Ok(value), held) => Ok((value, held)),
-        Outcome::Done(Err(error), _) => Err(error),
-        // `finished` without an outcome: the job's thread died in a panic.
+        Outcome::Done(result) => result,
+        // `finished` without an outcome: the job's thread died in a panic, or could not be started.
         Outcome::Pending | Outcome::Abandoned if finished => {
-            Err(Error::Invalid { what: format!("{} ended in a panic; this is a bug", what()) })
+            Err(Error::Invalid { what: format!("{} could not be run to its end", what()) })
         }
         Outcome::Pending | Outcome::Abandoned => Err(Error::Deadline { what: what(), waited: deadline }),
     }
@@ -92,43 +90,54 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reserve::Reservations;
     use crate::system::SystemClock;
     use std::sync::mpsc;
+    use thinlayer_store::LayerId;
+
+    const LONG: Duration = Duration::from_secs(30);
 
     #[test]
-    fn what_is_held_comes_back_in_time() {
-        let clock = SystemClock::default();
-        let (value, held) =
-            within(&clock, || "call".into(), Duration::from_secs(30), "held", || Ok(7)).unwrap();
-        assert_eq!((value, held), (7, "held"));
+    fn a_call_in_time_gives_its_result() {
+        let table = Reservations::default();
+        let id = LayerId::given("a").unwrap();
+        let reserved = table.reserve(&id, LONG).unwrap();
+        assert_eq!(within(&SystemClock::default(), || "call".into(), LONG, &reserved, || Ok(7)).unwrap(), 7);
+        drop(reserved);
+        table.reserve(&id, Duration::ZERO).unwrap();
     }
 
     #[test]
-    fn what_is_held_stays_with_a_call_that_hangs() {
-        struct Tell(mpsc::Sender<()>);
-        impl Drop for Tell {
+    fn the_layer_of_a_call_that_hangs_stays_reserved_and_what_it_gives_is_undone() {
+        struct Undo(mpsc::Sender<()>);
+        impl Drop for Undo {
             fn drop(&mut self) {
                 self.0.send(()).unwrap();
             }
         }
-        let clock = SystemClock::default();
+        let table = Reservations::default();
+        let id = LayerId::given("a").unwrap();
+        let reserved = table.reserve(&id, LONG).unwrap();
         let (end, ended) = mpsc::channel::<()>();
-        let (dropped, was_dropped) = mpsc::channel();
+        let (undo, undone) = mpsc::channel();
+        let clock = SystemClock::default();
         let error = within(
             &clock,
-            || "umount dm-3".into(),
+            || "mount of dm-3".into(),
             Duration::from_millis(20),
-            Tell(dropped),
+            &reserved,
             move || {
                 ended.recv().unwrap();
-                Ok(())
+                Ok(Undo(undo))
             },
         )
-        .map(|_| ())
+        .map(drop)
         .unwrap_err();
-        assert!(error.kind() == crate::Kind::Busy && error.to_string().contains("umount dm-3"), "{error}");
-        assert!(was_dropped.try_recv().is_err(), "still held while the call hangs");
+        assert!(error.kind() == crate::Kind::Busy && error.to_string().contains("mount of dm-3"), "{error}");
+        drop(reserved);
+        assert!(table.reserve(&id, Duration::ZERO).is_err(), "the call still has the layer");
         end.send(()).unwrap();
-        was_dropped.recv_timeout(Duration::from_secs(30)).unwrap();
+        undone.recv_timeout(LONG).unwrap();
+        table.reserve(&id, LONG).unwrap();
     }
 }

@@ -6,8 +6,9 @@ use crate::error::{Error, Result};
 use crate::layer::PutBack;
 use crate::reserve::Reservation;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use thinlayer_dm::Removal;
-use thinlayer_filesystem::{Detected, Kind, MountRequest, Owner, Unmount, Unmounted};
+use thinlayer_filesystem::{Detected, Filesystems, Kind, MountRequest, Mounted, Owner, Unmount, Unmounted};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::ThinDevice;
 
@@ -37,14 +38,21 @@ impl Driver {
         }
         let record = self.record(id)?;
         let device = self.activate(id, &record)?;
-        let (kind, reserved) = match self.mount_layer(id, &record, &device, label, reserved) {
-            Ok(done) => done,
+        let mounted = self.mount_layer(id, &record, &device, label, &reserved);
+        let finished = mounted.and_then(|(mounted, kind)| {
+            self.finish_mount(id, &record, &device, kind)?;
+            mounted.keep();
+            Ok(())
+        });
+        match finished {
+            Ok(()) => {}
+            // The call goes on and keeps the layer and its device.
             Err(error @ Error::Deadline { .. }) => return Err(error),
-            Err(error) => return Err(error.and_undo(self.drop_device(id))),
-        };
-        if let Err(error) = self.finish_mount(id, &record, &device, kind) {
-            let undone = self.unmount_layer(id, Unmount::Now, reserved).map(drop);
-            return Err(error.and_undo(undone.and_then(|()| self.drop_device(id))));
+            Err(error) => {
+                let target = self.names.mount_point(id);
+                let removed = self.machine.filesystems.remove_dir(&target).map(drop).map_err(Error::from);
+                return Err(error.and_undo(removed.and_then(|()| self.drop_device(id))));
+            }
         }
         tracing::debug!(layer = %id, device = %device.number(), "mounted");
         Ok(self.names.tree(id))
@@ -57,8 +65,8 @@ impl Driver {
         record: &Record,
         device: &ThinDevice,
         label: Option<&str>,
-        reserved: Reservation,
-    ) -> Result<(Kind, Reservation)> {
+        reserved: &Reservation,
+    ) -> Result<(Mounted<Arc<dyn Filesystems>>, Kind)> {
         let kind = self.layer_filesystem(record, device.node())?;
         let filesystems = self.machine.filesystems.clone();
         let target = self.names.mount_point(id);
@@ -66,28 +74,18 @@ impl Driver {
         filesystems.make_dir(&target, FOLDER_MODE, Owner::default())?;
         let request = MountRequest {
             device: device.node().to_owned(),
-            target: target.clone(),
+            target,
             kind,
             read_only: false,
             no_recovery: false,
-            options: self.options.mount_words(),
+            options: self.options.mount_options.clone(),
             label: label.map(str::to_owned),
         };
-        let what = {
-            let device = device.name().clone();
-            move || format!("mount of {device}")
-        };
+        let what = || format!("mount of device {}", device.name());
         let mounted = within(&*self.machine.clock, what, self.deadlines.mount, reserved, move || {
-            Ok(filesystems.mount(&request)?)
-        });
-        match mounted {
-            Ok(((), reserved)) => Ok((kind, reserved)),
-            Err(error @ Error::Deadline { .. }) => Err(error),
-            Err(error) => {
-                let undone = self.machine.filesystems.remove_dir(&target).map(|_| ()).map_err(Error::from);
-                Err(error.and_undo(undone))
-            }
-        }
+            Ok(Mounted::mount(filesystems, &request)?)
+        })?;
+        Ok((mounted, kind))
     }
 
     /// What a fresh mount needs before it is handed out. The layer is counted as used once at the end.
@@ -95,10 +93,7 @@ impl Driver {
         let filesystems = &self.machine.filesystems;
         let mount_point = self.names.mount_point(id);
         if kind == Kind::Xfs {
-            filesystems.set_xfs_retries(
-                (device.number().major, device.number().minor),
-                self.options.xfs_nospace_retries,
-            )?;
+            self.limit_xfs_retries(device)?;
         }
         if record.extra.as_ref().is_some_and(|extra| extra.grow_pending) {
             filesystems.grow(kind, &mount_point, device.node())?;
@@ -107,6 +102,21 @@ impl Driver {
         filesystems.make_dir(&self.names.tree(id), FOLDER_MODE, Owner::default())?;
         filesystems.write_if_absent(&mount_point.join("id"), id.as_str().as_bytes())?;
         self.uses.set(id, 1)
+    }
+
+    /// On a full pool xfs would try for ever, and nobody could end the writer.
+    fn limit_xfs_retries(&self, device: &ThinDevice) -> Result<()> {
+        let number = (device.number().major, device.number().minor);
+        let limited =
+            self.machine.filesystems.set_xfs_retries(number, self.options.xfs_nospace_retries.unwrap_or(0));
+        match limited {
+            // Nobody asked for it, and old kernels have no such knob.
+            Err(error) if self.options.xfs_nospace_retries.is_none() => {
+                tracing::warn!(%error, "xfs may hang on a full pool");
+                Ok(())
+            }
+            other => Ok(other?),
+        }
     }
 
     /// What is on a layer: its record knows; where Docker wrote the record, one read tells.
@@ -158,7 +168,7 @@ impl Driver {
         if uses == 0 {
             self.record(id)?;
         }
-        let (unmounted, _reserved) = self.unmount_layer(id, when, reserved)?;
+        let unmounted = self.unmount_layer(id, when, &reserved)?;
         let removal = if self.options.defers_removal() { Removal::Deferred } else { Removal::Now };
         self.deactivate(id, removal)?;
         tracing::debug!(layer = %id, "unmounted");
@@ -169,23 +179,16 @@ impl Driver {
     }
 
     /// Unmounts a layer and removes its mount point, which detaches copies of the mount in other namespaces.
-    pub(crate) fn unmount_layer(
-        &self,
-        id: &LayerId,
-        when: Unmount,
-        reserved: Reservation,
-    ) -> Result<(Unmounted, Reservation)> {
+    fn unmount_layer(&self, id: &LayerId, when: Unmount, reserved: &Reservation) -> Result<Unmounted> {
         let target = self.names.mount_point(id);
         let filesystems = self.machine.filesystems.clone();
-        let what = {
-            let target = target.clone();
-            move || format!("umount of {}", target.display())
-        };
         let job = {
             let target = target.clone();
             move || Ok(filesystems.unmount(&target, when)?)
         };
-        let (unmounted, reserved) = within(&*self.machine.clock, what, self.deadlines.unmount, reserved, job).map_err(|error| match error {
+        let what = || format!("umount of {}", target.display());
+        let unmounted = within(&*self.machine.clock, what, self.deadlines.unmount, reserved, job);
+        let unmounted = unmounted.map_err(|error| match error {
             Error::Filesystem(error) if error.kind() == thinlayer_filesystem::ErrorKind::Busy => Error::Busy {
                 what: format!("mount {}", target.display()),
                 why: "a program has a file open or its working folder in it; end it and try again (fuser -vm names it)".into(),
@@ -196,7 +199,7 @@ impl Driver {
         if let Err(error) = self.machine.filesystems.remove_dir(&target) {
             tracing::warn!(%error, "the mount point stays");
         }
-        Ok((unmounted, reserved))
+        Ok(unmounted)
     }
 }
 

@@ -41,8 +41,8 @@ pub struct Options {
     pub deferred_deletion: Option<bool>,
     /// `dm.min_free_space`, in percent: creates stop when less is free. 0: never.
     pub min_free_percent: u8,
-    /// `dm.xfs_nospace_max_retries`: how often xfs tries a write again on a full pool. 0 unless given, so that nothing hangs for ever.
-    pub xfs_nospace_retries: u64,
+    /// `dm.xfs_nospace_max_retries`: how often xfs tries a write again on a full pool. Not given, it is 0, so that nothing hangs for ever.
+    pub xfs_nospace_retries: Option<u64>,
     /// `dm.libdm_log_level`: accepted and checked; there is no libdm here.
     pub libdm_log_level: u8,
 }
@@ -72,7 +72,7 @@ impl Default for Options {
             deferred_removal: None,
             deferred_deletion: None,
             min_free_percent: 10,
-            xfs_nospace_retries: 0,
+            xfs_nospace_retries: None,
             libdm_log_level: 2,
         }
     }
@@ -161,7 +161,8 @@ impl Options {
                     .ok_or_else(|| wrong("a percentage from 0% to 99% is expected"))?;
             }
             "dm.xfs_nospace_max_retries" => {
-                self.xfs_nospace_retries = value.parse().map_err(|_| wrong("a whole number is expected"))?;
+                self.xfs_nospace_retries =
+                    Some(value.parse().map_err(|_| wrong("a whole number is expected"))?);
             }
             "dm.libdm_log_level" => {
                 self.libdm_log_level = value
@@ -213,11 +214,6 @@ impl Options {
     /// May a layer whose device is open be deleted later? Follows removal: without it there is nothing to wait for.
     pub fn defers_deletion(&self) -> bool {
         self.defers_removal() && self.deferred_deletion.unwrap_or(true)
-    }
-
-    /// `dm.mountopt` as single words.
-    pub fn mount_words(&self) -> Vec<String> {
-        self.mount_options.clone()
     }
 }
 
@@ -280,7 +276,7 @@ mod tests {
         assert!(options.discards());
         // Docker's driver refuses to start here (C18); without removal there is nothing to defer.
         assert!(!options.defers_removal() && !options.defers_deletion());
-        assert_eq!((options.min_free_percent, options.xfs_nospace_retries), (5, 3));
+        assert_eq!((options.min_free_percent, options.xfs_nospace_retries), (5, Some(3)));
         let pool = Options::parse(&["dm.thinpooldev=/dev/mapper/docker-thinpool"]).unwrap();
         assert_eq!(pool.thin_pool.as_ref().map(DmName::as_str), Some("docker-thinpool"));
         assert!(!pool.discards());

@@ -68,7 +68,12 @@ impl Driver {
     }
 
     /// Gives a device that goes at its last close the name of its retired record.
-    fn rename_leaving(&self, id: &LayerId, retired: &LayerId, device: crate::active::Device) -> Result<()> {
+    pub(crate) fn rename_leaving(
+        &self,
+        id: &LayerId,
+        retired: &LayerId,
+        device: crate::active::Device,
+    ) -> Result<()> {
         let (name, to) = (self.names.device(id)?, self.names.device(retired)?);
         match self.machine.dm.rename(&name, &to) {
             Ok(_) => {

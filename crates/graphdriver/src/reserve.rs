@@ -17,9 +17,14 @@ struct Table {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reservations(Arc<Table>);
 
-/// A layer that is ours until this is dropped. It may be moved into a thread that outlives the operation.
-#[derive(Debug)]
+/// A layer that is ours until the last clone of this is dropped. One may be moved into a thread that outlives the operation.
+#[derive(Clone, Debug)]
 pub(crate) struct Reservation {
+    _held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
     table: Arc<Table>,
     id: LayerId,
 }
@@ -37,7 +42,7 @@ impl Reservations {
                 });
             }
         }
-        Ok(Reservation { table: self.0.clone(), id: id.clone() })
+        Ok(Reservation { _held: Arc::new(Held { table: self.0.clone(), id: id.clone() }) })
     }
 
     /// Reserves two layers. They are always taken in the same order, so that two operations cannot wait for each other.
@@ -60,7 +65,7 @@ impl Reservations {
     }
 }
 
-impl Drop for Reservation {
+impl Drop for Held {
     fn drop(&mut self) {
         self.table.held.lock().remove(&self.id);
         self.table.freed.notify_all();

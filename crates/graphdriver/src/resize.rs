@@ -1,13 +1,16 @@
 //! Layers and their file systems grow; they never shrink.
 
 use crate::active::Device;
+use crate::deadline::within;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::options::whole_sectors;
+use crate::reserve::Reservation;
 use crate::size::human_size;
 use thinlayer_dm::Bytes;
 use thinlayer_filesystem::{MountRequest, with_temporary_mount};
 use thinlayer_store::{LayerId, Record};
+use thinlayer_thin::ThinDevice;
 
 impl Driver {
     /// Grows a layer and its file system, mounted or not. Equal to its size: nothing happens.
@@ -22,7 +25,7 @@ impl Driver {
         if id.is_base() {
             return Err(Error::Invalid { what: "the base grows with dm.basesize, not by resize".into() });
         }
-        let _reserved = self.reservations.reserve(id, self.deadlines.layer)?;
+        let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let record = self.record(id)?;
         let size = whole_sectors(size).unwrap_or_default();
         let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
@@ -42,45 +45,71 @@ impl Driver {
         larger.size_bytes = size.0;
         larger.extra.get_or_insert_default().grow_pending = true;
         self.store.put(id, &larger)?;
-        self.grow_filesystem(id, &larger)
+        self.grow_filesystem(id, &larger, &reserved)
     }
 
-    /// Grows a layer's device and file system to the size in its record, and takes the mark off. The caller has reserved the layer.
-    pub(crate) fn grow_filesystem(&self, id: &LayerId, record: &Record) -> Result<()> {
+    /// Grows a layer's device and file system to the size in its record, and takes the mark off.
+    pub(crate) fn grow_filesystem(
+        &self,
+        id: &LayerId,
+        record: &Record,
+        reserved: &Reservation,
+    ) -> Result<()> {
         let was_active = self.active.get(id).is_some();
         let mut device = self.activate(id, record)?;
+        let size = Bytes(record.size_bytes);
         if was_active {
-            device = self.pool.resize(&device, Bytes(record.size_bytes).to_sectors())?;
+            device = self.pool.resize(&device, size.to_sectors())?;
             self.active.set(id, Device { thin: device.clone(), leaving: false });
         }
-        let node = device.node();
-        let kind = self.layer_filesystem(record, node)?;
-        let filesystems = &*self.machine.filesystems;
-        let what = format!("growing layer {id} to {}", human_size(Bytes(record.size_bytes)));
-        let step = self.step(&what);
-        let grown = if self.uses.get(id) > 0 {
-            filesystems.grow(kind, &self.names.mount_point(id), node)
-        } else {
-            let request = MountRequest {
-                device: node.to_owned(),
-                target: self.machine.root.runtime.clone(),
-                kind,
-                read_only: false,
-                no_recovery: false,
-                options: self.options.mount_words(),
-                label: None,
-            };
-            with_temporary_mount(filesystems, &request, &self.machine.root.runtime, |mount_point| {
-                filesystems.grow(kind, mount_point, node)
-            })
-        };
-        drop(step);
-        grown?;
-        if !was_active {
-            self.drop_device(id)?;
+        let grown = self.grow_mounted(id, record, &device, reserved);
+        match grown {
+            Ok(()) if !was_active => self.drop_device(id)?,
+            Ok(()) => {}
+            // The call goes on and keeps the device.
+            Err(error @ Error::Deadline { .. }) => return Err(error),
+            Err(error) if was_active => return Err(error),
+            Err(error) => return Err(error.and_undo(self.drop_device(id))),
         }
-        tracing::debug!(layer = %id, device = %device.number(), size = record.size_bytes, "grown");
+        tracing::debug!(layer = %id, device = %device.number(), %size, "grown");
         self.put_grown(id, record)
+    }
+
+    /// Grows the file system where it is mounted, or at a place of its own.
+    fn grow_mounted(
+        &self,
+        id: &LayerId,
+        record: &Record,
+        device: &ThinDevice,
+        reserved: &Reservation,
+    ) -> Result<()> {
+        let kind = self.layer_filesystem(record, device.node())?;
+        let filesystems = self.machine.filesystems.clone();
+        let mounted_at = (self.uses.get(id) > 0).then(|| self.names.mount_point(id));
+        let runtime = self.machine.root.runtime.clone();
+        let node = device.node().to_owned();
+        let request = MountRequest {
+            device: node.clone(),
+            // Not looked at: the temporary mount finds its own place.
+            target: runtime.clone(),
+            kind,
+            read_only: false,
+            no_recovery: false,
+            options: self.options.mount_options.clone(),
+            label: None,
+        };
+        let text = format!("growing layer {id} to {}", human_size(Bytes(record.size_bytes)));
+        let _step = self.step(&text);
+        let what = || format!("growing the file system on device {}", device.name());
+        within(&*self.machine.clock, what, self.deadlines.filesystem, reserved, move || {
+            let grown = match mounted_at {
+                Some(mount_point) => filesystems.grow(kind, &mount_point, &node),
+                None => with_temporary_mount(&*filesystems, &request, &runtime, |mount_point| {
+                    filesystems.grow(kind, mount_point, &node)
+                }),
+            };
+            Ok(grown?)
+        })
     }
 
     /// Writes down that the file system has its record's size.

@@ -109,11 +109,8 @@ impl Driver {
             machine,
         };
         notices.extend(driver.recover()?);
-        for (id, _) in driver.store.pending_deletion() {
-            if !id.is_base() {
-                driver.queue.push(id);
-            }
-        }
+        driver.tidy_active()?;
+        driver.queue.fill(driver.store.pending_deletion().into_iter().map(|(id, _)| id));
         driver.ensure_base(proven, notices)?;
         Ok(driver)
     }

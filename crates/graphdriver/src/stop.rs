@@ -16,6 +16,14 @@ impl Driver {
     pub fn stop(&self) -> Result<Vec<Notice>> {
         let mut notices = Vec::new();
         let mut warn = |text: String| notices.push(Notice::warning(text));
+        // The worker has devices of removed layers active.
+        let wait = self.deadlines.layer;
+        let _working = self.queue.working.try_lock_for(wait).ok_or_else(|| Error::Busy {
+            what: format!("pool {}", self.pool.name()),
+            why: format!(
+                "the blocks of a removed layer are still being given back after {wait:?}; stop again later"
+            ),
+        })?;
         // First what must be kept even if the process is killed before the end.
         self.store.save_device_set(&self.store.device_set())?;
         for id in self.uses.all() {

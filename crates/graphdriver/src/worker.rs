@@ -38,12 +38,23 @@ pub(crate) struct Queue {
     ids: Mutex<VecDeque<LayerId>>,
     filled: Condvar,
     /// One worker at a time, so that a layer is never worked on twice.
-    working: Mutex<()>,
+    pub(crate) working: Mutex<()>,
 }
 
 impl Queue {
     pub(crate) fn push(&self, id: LayerId) {
         self.ids.lock().push_back(id);
+        self.filled.notify_all();
+    }
+
+    /// Adds those that are not in it.
+    pub(crate) fn fill(&self, ids: impl Iterator<Item = LayerId>) {
+        let mut queue = self.ids.lock();
+        for id in ids.filter(|id| !id.is_base()) {
+            if !queue.contains(&id) {
+                queue.push_back(id);
+            }
+        }
         self.filled.notify_all();
     }
 
@@ -132,6 +143,11 @@ impl Driver {
     fn finish_removal(&self, id: &LayerId, stop: &Stop) -> Result<()> {
         let _reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let Some(record) = self.store.record_even_deleted(id) else { return Ok(()) };
+        if !record.deleted {
+            // A new layer took the id over, and the removed one moved on under another.
+            self.queue.fill(self.store.pending_deletion().into_iter().map(|(id, _)| id));
+            return Ok(());
+        }
         if let Some(device) = self.active.get(id) {
             self.wait_until_closed(id, device)?;
         }

@@ -17,6 +17,7 @@ struct World {
     sizes: BTreeMap<u32, Bytes>,
     devices: BTreeMap<PathBuf, BlockDevice>,
     free: u64,
+    kept_back: u64,
     next_inode: u64,
     effects: Vec<String>,
     fail_at: Option<usize>,
@@ -121,6 +122,11 @@ impl Fake {
         self.0.lock().unwrap().fail_at = effect;
     }
 
+    /// Room that the host file system does not give to files.
+    pub(crate) fn keep_back(&self, bytes: u64) {
+        self.0.lock().unwrap().kept_back = bytes;
+    }
+
     pub(crate) fn set_free(&self, free: u64) {
         self.0.lock().unwrap().free = free;
     }
@@ -142,7 +148,7 @@ impl Backing for Fake {
         let wanted = size.max(info.size);
         if allocation == Allocation::Full {
             let needed = wanted.0.saturating_sub(info.allocated.0);
-            if needed > world.free {
+            if needed > world.free.saturating_sub(world.kept_back) {
                 return Err(Error::NoRoom {
                     path: path.to_owned(),
                     needed,

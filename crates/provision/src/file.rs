@@ -2,6 +2,7 @@
 
 use crate::backing::{Allocation, Ensured, FileInfo};
 use crate::error::{Error, Result};
+use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::statfs::fstatfs;
@@ -216,25 +217,68 @@ fn allocate(
     size: u64,
     attached: &dyn Fn(&FileInfo) -> Result<Option<String>>,
 ) -> Result<()> {
-    let before = facts(file, path)?;
+    let before = facts(file, path)?.size.0;
+    // Only where blocks are missing: xfs sets room aside for the whole range of a call, so that on a full host it would
+    // refuse a range that has everything already.
+    let mut gaps = gaps(file, path, before.min(size))?;
+    if size > before {
+        gaps.push((before, size));
+    }
+    let needed = gaps.iter().map(|(from, to)| to - from).sum();
     // Asked first, since a failed attempt would leave the host file system full to the brim.
-    let needed = size.saturating_sub(before.allocated.0);
     if needed > room(file, path)? {
         return Err(no_room(file, path, needed));
     }
-    let length = i64::try_from(size).map_err(|_| failed("allocate", path, Errno::EFBIG))?;
-    let answer = loop {
-        match fallocate(file, FallocateFlags::empty(), 0, length) {
-            Err(Errno::EINTR) => {}
-            answer => break answer,
+    for (from, to) in gaps {
+        match fallocate_range(file, from, to) {
+            Ok(()) => {}
+            Err(Errno::ENOSPC | Errno::EDQUOT) => return Err(no_room(file, path, needed)),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return fill_holes(file, path, size, attached),
+            Err(errno) => return Err(failed("allocate", path, errno)),
         }
-    };
-    match answer {
-        Ok(()) => Ok(()),
-        Err(Errno::ENOSPC | Errno::EDQUOT) => Err(no_room(file, path, needed)),
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => fill_holes(file, path, size, attached),
-        Err(errno) => Err(failed("allocate", path, errno)),
     }
+    Ok(())
+}
+
+fn fallocate_range(file: &File, from: u64, to: u64) -> std::result::Result<(), Errno> {
+    let from = i64::try_from(from).map_err(|_| Errno::EFBIG)?;
+    let to = i64::try_from(to).map_err(|_| Errno::EFBIG)?;
+    loop {
+        match fallocate(file, FallocateFlags::empty(), from, to - from) {
+            Err(Errno::EINTR) => {}
+            answer => return answer,
+        }
+    }
+}
+
+/// The ranges below `end` without blocks. Unlike a hole, a range that was allocated and never written to is none.
+fn gaps(file: &File, path: &Path, end: u64) -> Result<Vec<(u64, u64)>> {
+    let mut gaps = Vec::new();
+    let mut at = 0;
+    while at < end {
+        let (extents, last) = match sys::extents(file, at) {
+            Ok(found) => found,
+            // tmpfs and others cannot tell.
+            Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS | Errno::EINVAL) => {
+                return holes(file, path, end);
+            }
+            Err(errno) => return Err(failed("look for gaps in", path, errno)),
+        };
+        let before = at;
+        for (from, to) in extents {
+            if from > at && at < end {
+                gaps.push((at, from.min(end)));
+            }
+            at = at.max(to);
+        }
+        if last || at == before {
+            break;
+        }
+    }
+    if at < end {
+        gaps.push((at, end));
+    }
+    Ok(gaps)
 }
 
 /// Where [`allocate`] finds no fallocate: writes zeros into holes and beyond the end, and nowhere else.

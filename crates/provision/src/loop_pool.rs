@@ -9,7 +9,7 @@
 //! Everything goes through [`Backing`], and every function may be called again after a crash at any of its steps.
 
 use crate::backing::{Allocation, AttachOptions, Attachment, Backing, Ensured, FileInfo, LoopDevice};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use nix::errno::Errno;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -334,7 +334,7 @@ pub fn ensure_reserve(
 /// What spending the reserve gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spent {
-    /// How much the metadata file grew by.
+    /// How much the metadata file grew by: the reserve, less what the host file system needed for itself.
     pub added: Bytes,
     /// The metadata device's size now. The pool sees it when it is loaded again.
     pub device: Bytes,
@@ -356,16 +356,22 @@ pub fn spend_reserve(backing: &dyn Backing, root: &Path, metadata: DeviceNumber)
     // Made by a run that was killed: what it has got is what it is worth.
     let worth = reserve.allocated.min(reserve.size);
     let added = Bytes(worth.0 / UNIT * UNIT);
-    let size = before.size.checked_add(added).ok_or_else(|| Error::Unfit {
-        path: path.clone(),
-        why: format!("it cannot grow by {added}: that is more than a file can have"),
-    })?;
     backing.remove_file(&reserve_path)?;
     if added == Bytes(0) {
         return Ok(None);
     }
-    ensure(backing, root, Side::Metadata, size)?;
-    Ok(Some(Spent { added, device: backing.refresh_size(metadata)? }))
+    // A host file system may need a few blocks of the room for its own trees.
+    let mut refused = None;
+    for eighths in [8, 7, 4, 1] {
+        let part = Bytes(added.0 / UNIT * eighths / 8 * UNIT);
+        let Some(size) = before.size.checked_add(part).filter(|_| part > Bytes(0)) else { continue };
+        match ensure(backing, root, Side::Metadata, size) {
+            Ok(_) => return Ok(Some(Spent { added: part, device: backing.refresh_size(metadata)? })),
+            Err(error) if error.kind() == ErrorKind::NoSpace => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| missing(path)))
 }
 
 fn missing(path: PathBuf) -> Error {

@@ -1,7 +1,7 @@
-//! The ioctls of loop and block devices. The one module of this crate with `unsafe` code.
+//! The ioctls of loop devices, block devices and files. The one module of this crate with `unsafe` code.
 //!
 //! # References
-//! `include/uapi/linux/loop.h`, `include/uapi/linux/fs.h`.
+//! `include/uapi/linux/loop.h`, `include/uapi/linux/fs.h`, `include/uapi/linux/fiemap.h`.
 
 #![expect(unsafe_code, reason = "nix has no loop ioctls, and its ioctl macros make unsafe functions")]
 
@@ -26,6 +26,14 @@ const LOOP_CTL_GET_FREE: u32 = 0x4C82;
 const BLKROGET: u32 = 0x125E;
 /// `_IO(0x12, 119)`.
 const BLKDISCARD: u32 = 0x1277;
+
+/// `_IOWR('f', 11, struct fiemap)`.
+const FS_IOC_FIEMAP: u32 = 0xC020_660B;
+/// What is still in memory only is given its place first.
+const FIEMAP_FLAG_SYNC: u32 = 1;
+const FIEMAP_EXTENT_LAST: u32 = 1;
+/// How many extents one call tells.
+const EXTENTS: usize = 64;
 
 // BLKGETSIZE64 is _IOR(0x12, 114, size_t), whose size is in the number.
 nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
@@ -69,7 +77,36 @@ struct LoopConfig {
     reserved: [u64; 8],
 }
 
+/// `struct fiemap_extent`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+/// `struct fiemap` with room for [`EXTENTS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped_extents: u32,
+    extent_count: u32,
+    reserved: u32,
+    extents: [Extent; EXTENTS],
+}
+
 const _: () = {
+    assert!(size_of::<Extent>() == 56);
+    assert!(offset_of!(Extent, flags) == 40);
+    assert!(offset_of!(Fiemap, extents) == 32);
+    assert!(offset_of!(Fiemap, mapped_extents) == 20);
     assert!(size_of::<LoopInfo64>() == 232);
     assert!(offset_of!(LoopInfo64, flags) == 52);
     assert!(offset_of!(LoopInfo64, file_name) == 56);
@@ -170,6 +207,34 @@ pub(crate) fn loop_status(device: &File) -> Result<LoopInfo64> {
 /// Takes over the file's size.
 pub(crate) fn loop_set_capacity(device: &File) -> Result<()> {
     with_number(device, LOOP_SET_CAPACITY, 0).map(drop)
+}
+
+/// The ranges of a file, as start and end, that have blocks at or after `start`, in order; the last ones may be
+/// left to another call, which starts at the end of the last. `true`: there are no more.
+///
+/// Blocks that were allocated and never written to count.
+pub(crate) fn extents(file: &File, start: u64) -> Result<(Vec<(u64, u64)>, bool)> {
+    let nothing =
+        Extent { logical: 0, physical: 0, length: 0, reserved64: [0; 2], flags: 0, reserved: [0; 3] };
+    let mut map = Fiemap {
+        start,
+        length: u64::MAX - start,
+        flags: FIEMAP_FLAG_SYNC,
+        mapped_extents: 0,
+        extent_count: u32::try_from(EXTENTS).unwrap_or(0),
+        reserved: 0,
+        extents: [nothing; EXTENTS],
+    };
+    // SAFETY: the descriptor is open for the whole call; the kernel reads and writes one `struct fiemap` with at
+    // most `extent_count` extents behind it, for which `map` has room, and whose layout is asserted above.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), libc::Ioctl::from(FS_IOC_FIEMAP), &raw mut map) })?;
+    let mapped = usize::try_from(map.mapped_extents).unwrap_or(0).min(EXTENTS);
+    let found = &map.extents[..mapped];
+    let last = found.last().is_none_or(|extent| extent.flags & FIEMAP_EXTENT_LAST != 0);
+    Ok((
+        found.iter().map(|extent| (extent.logical, extent.logical.saturating_add(extent.length))).collect(),
+        last,
+    ))
 }
 
 /// A block device's size.

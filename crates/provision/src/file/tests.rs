@@ -168,6 +168,32 @@ fn holes_of_a_file_that_is_attached_are_not_written_to() {
     assert!(look(&path).unwrap().unwrap().allocated < Bytes(MIB));
 }
 
+#[test]
+fn what_is_allocated_has_no_gaps_even_unwritten_and_in_many_pieces() {
+    let folder = scratch();
+    let path = folder.path().join("metadata");
+    // More extents than one look tells.
+    let data: Vec<_> = (0..150).map(|piece| (piece * 16384, 1)).collect();
+    let content = sparse_with_data(&path, 4 * MIB, &data);
+    let file = open(&path, true).unwrap();
+    let found = gaps(&file, &path, 4 * MIB).unwrap();
+    assert_eq!(found.len(), 150, "{found:?}");
+    assert_eq!((found[0], found[149]), ((4096, 16384), (149 * 16384 + 4096, 4 * MIB)));
+    assert_eq!(gaps(&file, &path, 10_000).unwrap(), [(4096, 10_000)]);
+
+    ensure(&path, Bytes(4 * MIB), Allocation::Full, &nobody).unwrap();
+    assert_eq!(gaps(&file, &path, 4 * MIB).unwrap(), []);
+    assert_eq!(std::fs::read(&path).unwrap(), content);
+    let fresh = folder.path().join("fresh");
+    ensure(&fresh, Bytes(MIB), Allocation::Full, &nobody).unwrap();
+    let fresh_file = open(&fresh, true).unwrap();
+    assert_eq!(gaps(&fresh_file, &fresh, MIB).unwrap(), []);
+    // A block that was punched out is missed again.
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(&file, punch, 8192, 4096).unwrap();
+    assert_eq!(gaps(&file, &path, 4 * MIB).unwrap(), [(8192, 12288)]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

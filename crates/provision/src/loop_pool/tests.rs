@@ -274,6 +274,25 @@ fn the_reserve_is_spent_when_there_is_no_other_room() {
 }
 
 #[test]
+fn a_host_that_needs_some_of_the_room_itself_gets_it() {
+    let (world, pair) = active();
+    ensure_reserve(&world, root(), Bytes(8 * MIB), "reserve").unwrap();
+    world.set_free(0);
+    world.keep_back(MIB / 2);
+    let spent = spend_reserve(&world, root(), pair.metadata.attachment.number).unwrap().unwrap();
+    assert_eq!(spent, Spent { added: Bytes(7 * MIB), device: Bytes(23 * MIB) });
+
+    // Somebody else took nearly all of it in the meantime.
+    let (world, pair) = active();
+    ensure_reserve(&world, root(), Bytes(8 * MIB), "reserve").unwrap();
+    world.set_free(0);
+    world.keep_back(8 * MIB - 4096);
+    let error = spend_reserve(&world, root(), pair.metadata.attachment.number).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    assert_eq!(world.files()[&metadata()].size, SIZES.metadata);
+}
+
+#[test]
 fn a_reserve_is_not_spent_on_a_pool_that_is_not_ours() {
     let (world, pair) = active();
     ensure_reserve(&world, root(), Bytes(8 * MIB), "reserve").unwrap();

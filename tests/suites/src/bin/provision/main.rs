@@ -34,7 +34,8 @@ fn main() -> ExitCode {
             test("no room leaves nothing behind", room::no_room),
             test("metadata is really allocated on ext4, ext3, ext2 and xfs", room::allocated)
                 .deadline(Duration::from_secs(240)),
-            test("an allocated file takes writes on a full host", room::full_host),
+            test("an allocated file takes writes on a full host", room::full_host)
+                .deadline(Duration::from_secs(240)),
             test("a discard punches the backing file", discards::discard),
             test("a discard keeps to its rate", discards::discard_rate),
             test("a device that cannot discard is no error", discards::discard_unsupported),

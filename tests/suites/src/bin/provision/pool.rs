@@ -76,7 +76,8 @@ fn life_on(host: &str, mkfs: &[&str], bytes: u64) -> Result<()> {
     expect(error, ErrorKind::NoSpace, &["dm.loopmetadatasize"])?;
     ensure!(metadata_blocks("provision-pool")? == 1024);
     let spent = spend_reserve(&system, &root, metadata)?.context("there is a reserve")?;
-    ensure!(spent.added.0 >= 4 * MIB && spent.device.0 == 4 * MIB + spent.added.0, "{spent:?}");
+    // The host may need a little of it for itself.
+    ensure!(spent.added.0 >= 3 * MIB && spent.device.0 == 4 * MIB + spent.added.0, "{spent:?}");
     run("dmsetup", ["reload", "provision-pool", "--table", &table(96 * MIB / 512)])?;
     run("dmsetup", ["resume", "provision-pool"])?;
     ensure!(metadata_blocks("provision-pool")? == spent.device.0 / 4096);

@@ -94,13 +94,23 @@ fn no_holes_by_filefrag(file: &Path, size: u64) -> Result<()> {
 }
 
 pub(crate) fn full_host() -> Result<()> {
+    full("ext4", &["mkfs.ext4", "-q"], 64 * MIB)?;
+    full("ext3", &["mkfs.ext3", "-q"], 64 * MIB)?;
+    full("xfs", &["mkfs.xfs", "-q"], 300 * MIB)
+}
+
+fn full(name: &str, mkfs: &[&str], bytes: u64) -> Result<()> {
     let system = System::new();
-    let host = Mounted::new("host", &["mkfs.ext4", "-q"], 64 * MIB)?;
+    let host = Mounted::new(name, mkfs, bytes)?;
     let file = host.folder.join("metadata");
     system.ensure_file(&file, Bytes(8 * MIB), Allocation::Full)?;
     host.fill()?;
+    // The next start asks again, and there is nothing to be had and nothing missing.
+    let again =
+        system.ensure_file(&file, Bytes(8 * MIB), Allocation::Full).with_context(|| name.to_owned())?;
+    ensure!(again == Ensured::AsItWas, "{name}: {again:?}");
     let attachment = system.attach(&file, RW)?;
     let to = format!("of={}", attachment.node.display());
-    run("dd", ["if=/dev/urandom", &to, "bs=1M", "count=8", "conv=fsync"])?;
+    run("dd", ["if=/dev/urandom", &to, "bs=1M", "count=8", "conv=fsync"]).with_context(|| name.to_owned())?;
     detach(attachment)
 }

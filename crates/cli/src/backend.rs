@@ -1,0 +1,273 @@
+//! Who carries a command out: this process, or the one that owns the root.
+
+use crate::config::Settings;
+use crate::control::client::{self, Listener, NoAnswer};
+use crate::execute::execute;
+use crate::failure::{Failure, FailureKind};
+use crate::request::{Answer, Request, ended_early};
+use crate::signals::Signals;
+use std::mem::ManuallyDrop;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+use thinlayer_graphdriver::{Driver, Holder, Kind, Machine, Notice, Ownership, Progress, Severity, View};
+
+/// How long the lock is tried before the owner's socket is looked for again.
+const SLICE: Duration = Duration::from_millis(200);
+/// How often a signal is looked for while deferred work is done.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What a command needs besides its request.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) settings: Settings,
+    pub(crate) signals: Signals,
+    pub(crate) progress: Arc<dyn Progress>,
+}
+
+/// A root that this process owns until it ends.
+///
+/// The lock is never given back earlier: a call that outlived its deadline may still be at work on a thread of the driver's.
+#[derive(Debug)]
+pub(crate) struct Local {
+    driver: Option<Arc<Driver>>,
+    _ownership: ManuallyDrop<Ownership>,
+}
+
+/// The outcome of a request, and the root if this process owns it.
+pub(crate) type Outcome = (Result<Answer, Failure>, Option<Local>);
+
+impl Session {
+    /// Carries out a request through the owner of the root, or by owning the root, whichever is possible first within `--wait`.
+    pub(crate) fn run(&self, request: &Request) -> Outcome {
+        if let Err(failure) = self.allowed(request) {
+            return (Err(failure), None);
+        }
+        match self.find(request) {
+            Err(failure) => (Err(failure), None),
+            Ok(Found::Answer(answer)) => (*answer, None),
+            Ok(Found::Owned(ownership)) => {
+                let mut local = Local { driver: None, _ownership: ManuallyDrop::new(ownership) };
+                (self.run_here(request, &mut local), Some(local))
+            }
+        }
+    }
+
+    /// May it be done at all, and on such a root?
+    fn allowed(&self, request: &Request) -> Result<(), Failure> {
+        request.check()?;
+        let root = &self.settings.root;
+        if self.settings.read_only && !request.only_looks() {
+            return Err(Failure::usage(format!(
+                "{} would write, and --read-only forbids it; leave one of them out",
+                request.name()
+            )));
+        }
+        if !request.sets_up() && holds_nothing(root) {
+            return Err(nothing_here(root));
+        }
+        Ok(())
+    }
+
+    fn find(&self, request: &Request) -> Result<Found, Failure> {
+        let Settings { root, wait, given, .. } = &self.settings;
+        let end = Instant::now() + *wait;
+        let mut silent = None;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if let Some(kind) = self.signals.ended() {
+                return Err(ended_early(kind, "nothing was done"));
+            }
+            if let Some((holder, socket)) = answering_holder(root) {
+                let notice = |text: &str, warning: bool| log(text, warning);
+                let ended = || self.signals.ended();
+                let listener = Listener { progress: &*self.progress, notice: &notice, ended: &ended };
+                match client::ask(&socket, request, given, left.max(SLICE), &listener) {
+                    Ok(answer) => return Ok(Found::Answer(Box::new(Ok(answer)))),
+                    Err(NoAnswer::Failed(failure)) => return Ok(Found::Answer(Box::new(Err(failure)))),
+                    Err(NoAnswer::Silent) => silent = Some(holder),
+                    Err(NoAnswer::NotBegun) => {}
+                }
+            }
+            // What only looks does so beside a one-shot command, and beside a `serve` that does not answer.
+            if request.only_looks()
+                && let Some(answer) = self.look(request)?
+            {
+                return Ok(Found::Answer(Box::new(Ok(answer))));
+            }
+            if self.settings.read_only {
+                return Err(Failure::new(
+                    FailureKind::Unsupported,
+                    format!(
+                        "the pool of root {} is not active, and --read-only does not bring it up; leave --read-only out",
+                        root.display()
+                    ),
+                ));
+            }
+            if let Some(holder) = silent.take() {
+                return Err(busy(root, &holder, "does not answer", *wait));
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let holder = Holder::this_process(request.name(), None);
+            match Ownership::acquire(root, &holder, left.min(SLICE)) {
+                Ok(ownership) => return Ok(Found::Owned(ownership)),
+                Err(error) if error.kind() != Kind::Busy => return Err(error.into()),
+                Err(_) if left > SLICE => {}
+                Err(error) => {
+                    return Err(match Ownership::holder(root) {
+                        Some(holder) => busy(root, &holder, "owns it", *wait),
+                        None => error.into(),
+                    });
+                }
+            }
+        }
+    }
+
+    /// The answer to a question about an active pool, without owning the root.
+    fn look(&self, request: &Request) -> Result<Option<Answer>, Failure> {
+        let machine = Machine::looking(&self.settings.root)?;
+        let (view, notices) = View::open(&machine)?;
+        let answer = match request {
+            Request::Status => {
+                view.status(&self.settings.options)?.map(|status| Answer::Status { status: status.into() })
+            }
+            Request::Check => {
+                view.check(&self.settings.options)?.map(|report| Answer::Checked { report: report.into() })
+            }
+            _ => None,
+        };
+        if answer.is_some() {
+            tell(&notices);
+        }
+        Ok(answer)
+    }
+
+    fn run_here(&self, request: &Request, local: &mut Local) -> Result<Answer, Failure> {
+        let machine = Machine::system(&self.settings.root)?;
+        if *request == Request::Stop {
+            // A root that is at rest is not woken to be put to rest.
+            let (view, _) = View::open(&machine)?;
+            if view.status(&self.settings.options)?.is_none() {
+                return Ok(Answer::Stopped { was_active: false, notices: Vec::new() });
+            }
+        }
+        let (driver, notices) = Driver::open(machine, &self.settings.options, self.progress.clone())?;
+        tell(&notices);
+        let driver = Arc::new(driver);
+        local.driver = Some(driver.clone());
+        if let Some(kind) = self.signals.ended() {
+            return Err(ended_early(kind, &format!("the root is ready, {} was not begun", request.name())));
+        }
+        let answer = execute(&driver, request, &|| self.signals.ended())?;
+        if *request == Request::Stop {
+            local.driver = None;
+        }
+        Ok(answer)
+    }
+
+    /// Gives back the blocks of removed layers before the command ends, its own and what a killed one left.
+    ///
+    /// That it does not succeed costs nobody anything but space, and the next owner goes on with it: a warning, no failure.
+    pub(crate) fn finish(&self, local: Local) -> Result<(), Failure> {
+        let Some(driver) = local.driver.clone().filter(|driver| driver.deferred() > 0) else { return Ok(()) };
+        let waiting = driver.deferred();
+        let (done, finished) = channel();
+        let job = std::thread::Builder::new().name("work-off".into()).spawn(move || {
+            // Nobody listens any more after a signal.
+            let _sent = done.send(driver.work_off());
+        });
+        if let Err(error) = job {
+            log(
+                &format!(
+                    "{waiting} removed layers keep their blocks until the next command: cannot start a thread: {error}"
+                ),
+                true,
+            );
+            return Ok(());
+        }
+        loop {
+            match finished.recv_timeout(TICK) {
+                Ok(Ok(done)) => {
+                    tracing::info!("gave back the blocks of {done} removed layers");
+                    return Ok(());
+                }
+                Ok(Err(error)) => {
+                    log(
+                        &format!(
+                            "some removed layers keep their blocks for now, and the next command tries again: {error}"
+                        ),
+                        true,
+                    );
+                    return Ok(());
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Failure::other(
+                        "giving back the blocks of removed layers failed inside; the next command goes on with it",
+                    ));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(kind) = self.signals.ended() {
+                        return Err(ended_early(
+                            kind,
+                            "removed layers that still have blocks are left to the next command",
+                        ));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a request went.
+enum Found {
+    Answer(Box<Result<Answer, Failure>>),
+    Owned(Ownership),
+}
+
+/// The owner of a root, if it answers on a socket.
+pub(crate) fn answering_holder(root: &Path) -> Option<(Holder, std::path::PathBuf)> {
+    let holder = Ownership::holder(root)?;
+    let socket = holder.socket.clone()?;
+    Some((holder, socket))
+}
+
+/// The root is somebody else's.
+pub(crate) fn busy(root: &Path, holder: &Holder, does: &str, waited: Duration) -> Failure {
+    let message = format!(
+        "root {} is busy: {holder} {does} (waited {:.1} s); wait for it to end, or raise --wait",
+        root.display(),
+        waited.as_secs_f64()
+    );
+    Failure::new(FailureKind::Busy, message)
+}
+
+/// Nobody has set up a root at this place. Docker's oldest layout has no `metadata` yet.
+pub(crate) fn holds_nothing(root: &Path) -> bool {
+    ["metadata", "devicemapper"].iter().all(|folder| matches!(root.join(folder).try_exists(), Ok(false)))
+}
+
+/// There are no layers at a place.
+pub(crate) fn nothing_here(root: &Path) -> Failure {
+    let what = if root.exists() { "holds no layers" } else { "does not exist" };
+    Failure::new(
+        FailureKind::NotFound,
+        format!("root {} {what}; `thinlayer create` sets one up, --root names another", root.display()),
+    )
+}
+
+/// The driver's notices, in the log.
+pub(crate) fn tell(notices: &[Notice]) {
+    for notice in notices {
+        log(&notice.text, notice.severity == Severity::Warning);
+    }
+}
+
+/// One line in the log.
+pub(crate) fn log(text: &str, warning: bool) {
+    if warning {
+        tracing::warn!("{text}");
+    } else {
+        tracing::info!("{text}");
+    }
+}

@@ -1,5 +1,7 @@
 //! The built program, on any machine: what needs no device-mapper, and what it says where there is none.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -467,7 +469,7 @@ fn a_command_works_through_the_owner() {
     assert_eq!((output.status.code(), output.stdout.len()), (Some(3), 0));
 
     // An owner that goes away in the middle: nobody knows what became of the request.
-    let (_, output) = play(&["create", "new"], &[accepted.clone()]);
+    let (_, output) = play(&["create", "new"], std::slice::from_ref(&accepted));
     assert!(refused(&output, 9).contains("ended before it answered"));
     let (_, output) = play(&["create", "new"], &[json!("nonsense")]);
     refused(&output, 9);

@@ -66,6 +66,9 @@ pub(crate) fn ensure(kernels: &[Kernel]) -> Result<PathBuf> {
     eprintln!("xtask: making the VM's root image (some seconds, once)");
     assemble(&tar, kernels, &image)?;
     fs::remove_file(&tar)?;
+    for emptied in ["bootstrap", "stage"] {
+        let _gone = fs::remove_dir_all(paths::vm().join(emptied));
+    }
     prune(&folder)?;
     Ok(image)
 }
@@ -75,7 +78,9 @@ fn prune(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if age > Duration::from_secs(24 * 3600) {
+        let half_done = entry.file_name().to_string_lossy().contains(".new");
+        // Under the lock of the set-up, nobody else is making one.
+        if half_done || age > Duration::from_secs(24 * 3600) {
             fs::remove_file(entry.path())?;
         }
     }
@@ -83,16 +88,15 @@ fn prune(folder: &Path) -> Result<()> {
 }
 
 fn bootstrap(packages: &str, tar: &Path) -> Result<()> {
-    let half_done = tar.with_extension("new.tar");
-    let _old = fs::remove_file(&half_done);
-    let mut mmdebstrap = Command::new("mmdebstrap");
+    // Names of this process's own: an interrupted run's children may still be about.
+    let half_done = tar.with_extension(format!("{}.new.tar", std::process::id()));
+    // Cleans up after itself if this process dies.
+    let mut mmdebstrap = Command::new("setpriv");
+    mmdebstrap.args(["--pdeathsig", "TERM", "mmdebstrap"]);
     if nix::unistd::geteuid().is_root() {
-        // Beside the image, where there is room; an interrupted run's is still there. Without root, mmdebstrap
-        // acts as users that may not enter this folder.
-        let folder = paths::vm().join("bootstrap");
-        let _old = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder)?;
-        mmdebstrap.env("TMPDIR", folder);
+        // Beside the image, where there is room. Without root, mmdebstrap acts as users that may not enter this
+        // folder.
+        mmdebstrap.env("TMPDIR", new_folder("bootstrap")?);
     }
     mmdebstrap.args(["--quiet", "--variant=minbase", "--architectures=amd64", "--format=tar"]);
     // No mounts: the packages used here do without /proc, /sys and /dev while they are configured.
@@ -128,8 +132,8 @@ fn bootstrap(packages: &str, tar: &Path) -> Result<()> {
 
 /// Unpacks, adds the kernels' modules, and makes an ext4 image of the folder.
 fn assemble(tar: &Path, kernels: &[Kernel], image: &Path) -> Result<()> {
-    let stage = paths::vm().join("stage");
-    let half_done = image.with_extension("new");
+    let stage = new_folder("stage")?;
+    let half_done = image.with_extension(format!("{}.new", std::process::id()));
     let modules: String = kernels
         .iter()
         .map(|kernel| format!("cp -a {} \"$stage/usr/lib/modules/\"\n", quote(&kernel.modules())))
@@ -138,7 +142,6 @@ fn assemble(tar: &Path, kernels: &[Kernel], image: &Path) -> Result<()> {
     let script = format!(
         "set -e\n\
          stage={stage}\n\
-         rm -rf \"$stage\" && mkdir -p \"$stage\"\n\
          tar --numeric-owner --xattrs --xattrs-include='*' -xpf {tar} -C \"$stage\"\n\
          mkdir -p \"$stage/usr/lib/modules\"\n\
          {modules}\
@@ -150,16 +153,23 @@ fn assemble(tar: &Path, kernels: &[Kernel], image: &Path) -> Result<()> {
         tar = quote(tar),
         image = quote(&half_done),
     );
-    let mut shell = if nix::unistd::geteuid().is_root() {
-        Command::new("sh")
-    } else {
-        let mut fakeroot = Command::new("fakeroot");
-        fakeroot.arg("sh");
-        fakeroot
-    };
-    command::run(shell.env("PATH", path_with_sbin()).args(["-c", &script]))
+    let mut shell = Command::new("setpriv");
+    shell.args(["--pdeathsig", "TERM"]);
+    if !nix::unistd::geteuid().is_root() {
+        shell.arg("fakeroot");
+    }
+    command::run(shell.arg("sh").env("PATH", path_with_sbin()).args(["-c", &script]))
         .context("cannot make the root image")?;
     fs::rename(&half_done, image).with_context(|| format!("cannot rename to {}", image.display()))
+}
+
+/// A folder of this process's own under `target/vm/NAME`; what interrupted runs left there goes.
+fn new_folder(name: &str) -> Result<PathBuf> {
+    let all = paths::vm().join(name);
+    let _old = fs::remove_dir_all(&all);
+    let folder = all.join(std::process::id().to_string());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
 }
 
 fn quote(path: &Path) -> String {

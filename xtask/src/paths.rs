@@ -12,3 +12,12 @@ pub(crate) fn workspace() -> PathBuf {
 pub(crate) fn vm() -> PathBuf {
     workspace().join("target/vm")
 }
+
+/// Where cargo puts what it builds.
+pub(crate) fn cargo_target() -> PathBuf {
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        // Cargo reads a relative one from where it was started, and so does this program.
+        Some(folder) => std::path::absolute(&folder).unwrap_or_else(|_| PathBuf::from(folder)),
+        None => workspace().join("target"),
+    }
+}

@@ -98,6 +98,8 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
 fn cargo_build(arguments: &[&str], release: bool, messages: Stdio, built: &mut Built) -> Result<()> {
     let mut cargo = command::cargo();
     cargo.args(["build", "--message-format=json-render-diagnostics", "--target", TARGET]);
+    // Apart from the host's builds, so that neither waits for the other's lock.
+    cargo.arg("--target-dir").arg(paths::cargo_target().join("guest"));
     cargo.args(["--profile", if release { "release" } else { "vm" }]).args(arguments);
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     cargo.env("RUSTFLAGS", format!("{flags} -C target-feature=+crt-static").trim_start());

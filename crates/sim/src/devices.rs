@@ -208,14 +208,20 @@ impl State {
         }
     }
 
-    /// The devices whose tables, live or not, stand on this one.
+    /// The devices whose tables, live or not, stand on this one: once each, or twice if one table is read-only and the other is not.
     pub(crate) fn tables_on(&self, number: DeviceNumber) -> Vec<u32> {
-        self.devices
+        let mut all: Vec<(u32, bool)> = self
+            .devices
             .iter()
             .flat_map(|(&minor, device)| {
-                device.tables().filter(|t| t.stands_on().contains(&number)).map(move |_| minor)
+                device
+                    .tables()
+                    .filter(|t| t.stands_on().contains(&number))
+                    .map(move |t| (minor, t.access == Access::ReadOnly))
             })
-            .collect()
+            .collect();
+        all.dedup();
+        all.into_iter().map(|(minor, _)| minor).collect()
     }
 
     /// How many have a device open.

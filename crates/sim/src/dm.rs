@@ -262,7 +262,7 @@ impl DeviceMapper for SimDm {
     }
 
     fn cancel_deferred_removal(&self, device: DeviceRef<'_>) -> Result<()> {
-        self.on("cancel removal of", "DM_TARGET_MSG @cancel_deferred_remove", device, "", |st, call| {
+        self.on("cancel removal of", "DM_TARGET_MSG \"@cancel_deferred_remove\"", device, "", |st, call| {
             let minor = st.find(device)?;
             if st.device_mut(minor)?.deferred {
                 st.effect(call);
@@ -416,10 +416,10 @@ impl DeviceMapper for SimDm {
     }
 
     fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
-        let command = format!("DM_TARGET_MSG {message}");
+        let command = format!("DM_TARGET_MSG {message:?}");
         self.on("message", &command, device, &format!(": {message}"), |st, call| {
             let minor = st.find(device)?;
-            let live = st.devices.get(&minor).and_then(|d| d.live.as_ref()).ok_or(Errno::ENXIO)?;
+            let live = st.devices.get(&minor).and_then(|d| d.live.as_ref()).ok_or(Errno::EINVAL)?;
             let line = live
                 .lines
                 .iter()
@@ -438,21 +438,20 @@ impl DeviceMapper for SimDm {
     }
 
     fn node(&self, name: &DmName, number: DeviceNumber) -> Result<PathBuf> {
-        let path = PathBuf::from(format!("/dev/dm-{}", number.minor));
+        let kernels = PathBuf::from(format!("/dev/dm-{}", number.minor));
         let call = format!("dm node {name}");
         let made = self.0.call(&call, |st| {
-            if st.find(number.into()).is_err() {
-                return Err(Errno::ENXIO);
-            }
             if st.nodes.get(name) != Some(&number) {
                 st.effect(&call);
                 st.nodes.insert(name.clone(), number);
             }
-            Ok(())
+            Ok(st.find(number.into()).is_ok())
         });
         match made {
-            Ok(()) => Ok(path),
-            Err(errno) => Err(Error::Node { path, errno }),
+            Ok(true) => Ok(kernels),
+            // A node can be made for a number that no device has.
+            Ok(false) => Ok(PathBuf::from(format!("/dev/mapper/{name}"))),
+            Err(errno) => Err(Error::Node { path: kernels, errno }),
         }
     }
 

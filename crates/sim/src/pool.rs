@@ -131,6 +131,8 @@ pub(crate) struct Pool {
     pub(crate) now: Arc<PoolMetadata>,
     pub(crate) mode: Mode,
     pub(crate) features: Features,
+    /// Discards were off when the pool was made; that cannot change.
+    pub(crate) ignored_discards: bool,
     pub(crate) low_water: u64,
     pub(crate) low_water_told: bool,
     pub(crate) metadata_told: bool,
@@ -198,14 +200,17 @@ impl State {
             return Err(Errno::EINVAL);
         }
         let spec = PoolSpec { metadata, data, block_sectors, low_water, features };
-        if self.pools.iter().any(|(&other, pool)| other != minor && pool.metadata_device == metadata) {
+        if let Some((&other, pool)) = self.pools.iter().find(|(_, pool)| pool.metadata_device == metadata)
+            && (other != minor || pool.data_device != data)
+        {
             return Err(Errno::EBUSY);
         }
         if let Some(pool) = self.pools.get(&minor) {
-            if pool.metadata_device != metadata || pool.data_device != data || pool.now.block_sectors != block_sectors {
+            if pool.metadata_device != metadata || pool.ignored_discards != features.ignore_discard {
                 return Err(Errno::EINVAL);
             }
-            return Ok(spec);
+            // Only a pool that is made looks at the table's block size.
+            return Ok(PoolSpec { block_sectors: pool.now.block_sectors, ..spec });
         }
         let storage = self.storage(metadata).ok_or(Errno::EINVAL)?;
         let stored = match self.metadata.get(&storage) {
@@ -244,6 +249,7 @@ impl State {
             now: stored,
             mode: if features.read_only { Mode::ReadOnly } else { Mode::Write },
             features,
+            ignored_discards: features.ignore_discard,
             low_water,
             low_water_told: false,
             metadata_told: false,
@@ -266,7 +272,8 @@ impl State {
         let id = thin_id(id)?;
         let found = self.pools.get(&pool.minor).filter(|_| pool.major == crate::devices::DM_MAJOR);
         let found = found.ok_or(Errno::EINVAL)?;
-        if found.mode == Mode::Fail {
+        // A pool that was never resumed counts as suspended.
+        if found.mode == Mode::Fail || !found.bound || self.is_suspended(pool) {
             return Err(Errno::EINVAL);
         }
         if !found.now.volumes.contains_key(&id) {

@@ -264,6 +264,10 @@ impl Shared {
         self.log.lock().clone()
     }
 
+    pub(crate) fn continue_log(&self, other: &Self) {
+        *self.log.lock() = other.log();
+    }
+
     pub(crate) fn take_captures(&self) -> Vec<Captured> {
         std::mem::take(&mut self.captures.lock())
     }

@@ -64,7 +64,9 @@ impl World {
     /// A copy that goes its own way from here. The acting process lives on in it, for new views.
     pub fn fork(&self) -> Self {
         let state = self.shared.lock().clone();
-        Self { shared: Shared::new(state) }
+        let fork = Shared::new(state);
+        fork.continue_log(&self.shared);
+        Self { shared: fork }
     }
 
     /// The machine as the living process sees it, with `root` (absolute) as the graph folder. Makes the folder if it is not there.
@@ -231,13 +233,14 @@ impl World {
 
     // ---- who has what open ----
 
-    /// A program works in what is mounted at this path, as a container does.
+    /// A program works in what is mounted at this path, as a container does. An effect of its own, as its end is.
     ///
     /// # Errors
     /// EINVAL if nothing is mounted there.
     pub fn hold(&self, mount_point: impl AsRef<Path>) -> Result<Holder> {
         let mut state = self.shared.lock();
         let mount = state.mount_at(mount_point.as_ref()).ok_or(Errno::EINVAL)?.id;
+        state.effect(&format!("container enters {}", mount_point.as_ref().display()));
         let id = state.id();
         state.holders.insert(id, Held::Mount(mount));
         Ok(Holder(id))
@@ -250,6 +253,7 @@ impl World {
     pub fn open_node(&self, node: impl AsRef<Path>) -> Result<Holder> {
         let mut state = self.shared.lock();
         let number = state.block_device(node.as_ref().to_str().ok_or(Errno::EINVAL)?)?;
+        state.effect(&format!("program opens {}", node.as_ref().display()));
         let id = state.id();
         state.holders.insert(id, Held::Node(number));
         Ok(Holder(id))
@@ -258,18 +262,24 @@ impl World {
     /// It is done.
     pub fn release(&self, holder: Holder) {
         let mut state = self.shared.lock();
-        state.holders.remove(&holder.0);
-        state.settle_mounts();
+        if state.holders.remove(&holder.0).is_some() {
+            state.effect("container or program leaves");
+            state.settle_mounts();
+        }
     }
 
     // ---- files, as a container would use them ----
 
-    /// Writes a file, on the host or in whatever is mounted above the path. Dirty until somebody syncs.
+    /// Writes a file, on the host or in whatever is mounted above the path. Dirty until somebody syncs. An effect of its own.
     ///
     /// # Errors
     /// The kernel's; EBUSY if the file system is frozen, where a real writer would wait.
     pub fn write_file(&self, path: impl AsRef<Path>, contents: &[u8]) -> Result<()> {
-        put_file(&mut self.shared.lock(), path.as_ref(), contents)
+        let path = path.as_ref();
+        let mut state = self.shared.lock();
+        put_file(&mut state, path, contents)?;
+        state.effect(&format!("container write {}", path.display()));
+        Ok(())
     }
 
     /// Removes a file in a mounted file system.
@@ -296,7 +306,7 @@ impl World {
         get_file(&self.shared.lock(), path.as_ref())
     }
 
-    /// Makes what was changed in the file system that is mounted above the path durable.
+    /// Makes what was changed in the file system that is mounted above the path durable. An effect of its own.
     ///
     /// # Errors
     /// ENOSPC, EIO: what could not be written out stays dirty.
@@ -306,7 +316,9 @@ impl World {
             Where::Host => Ok(()),
             Where::Mounted { device, .. } => {
                 state.must_not_be_suspended(device, "a sync")?;
-                state.sync(device)
+                state.sync(device)?;
+                state.effect(&format!("container sync {}", path.as_ref().display()));
+                Ok(())
             }
         }
     }

@@ -23,7 +23,7 @@ list! {
     "suspend and resume are answered the same when repeated" => suspend_twice,
     "a device without a table can be suspended but not resumed" => suspend_without_table,
     "a device with a read-only table is read-only" => read_only,
-    "a linear device stands on the one below and has it open once per table" => linear,
+    "a linear device stands on the one below and has it open once for all tables of one access" => linear,
     "a linear device past the end of the one below is refused" => linear_past_end,
     "a removal put off below happens when the device above goes" => deferred_cascade,
     "a table on a device that is not there is refused as not found" => table_on_nothing,
@@ -253,9 +253,11 @@ fn linear(b: &Bench<'_>) -> Outcome {
     b.opened(&lower.name, 1)?;
     refused!(b.dm().remove((&lower.name).into(), Removal::Now), Kind::Busy, "removal below");
     b.dm().load((&upper.name).into(), &[on(1024)], Access::ReadWrite)?;
-    b.opened(&lower.name, 2)?;
+    b.opened(&lower.name, 1)?;
     b.dm().clear((&upper.name).into())?;
     b.opened(&lower.name, 1)?;
+    b.dm().load((&upper.name).into(), &[on(0)], Access::ReadOnly)?;
+    b.opened(&lower.name, 2)?;
     let both = [on(0), line(1024, 1024, "linear", &format!("{} 1024", lower.number))];
     b.dm().load((&upper.name).into(), &both, Access::ReadWrite)?;
     b.dm().resume((&upper.name).into(), Suspend::default())?;
@@ -338,7 +340,7 @@ fn messages(b: &Bench<'_>) -> Outcome {
     refused!(b.dm().message((&info.name).into(), Sectors(8), "hello"), Kind::Invalid, "a message past the end");
     let bare = b.name("bare")?;
     b.dm().create(&bare, None)?;
-    refused!(b.dm().message((&bare).into(), Sectors(0), "hello"), Kind::NotFound, "a message without a table");
+    refused!(b.dm().message((&bare).into(), Sectors(0), "hello"), Kind::Invalid, "a message without a table");
     Ok(())
 }
 
@@ -376,7 +378,11 @@ fn nodes(b: &Bench<'_>) -> Outcome {
         let found = b.backing().inspect(&b.node(info)?)?;
         same!(found.number, info.number, "who the node of {} leads to", info.name);
     }
+    // The name may go to another device.
     b.remove(&one.name)?;
-    ensure!(b.dm().node(&one.name, one.number).is_err(), "a device that is gone has a node");
+    b.dm().rename(&two.name, &one.name)?;
+    let renamed = b.info(&one.name)?;
+    same!(b.backing().inspect(&b.node(&renamed)?)?.number, two.number, "who the node of the new name leads to");
+    b.dm().forget_node(&two.name, two.number)?;
     Ok(())
 }

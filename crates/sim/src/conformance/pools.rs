@@ -9,6 +9,7 @@ list! {
     "a new pool is empty, and its status has all words" => new_pool,
     "a pool's table comes back with numbers, and features in the kernel's order" => table_text,
     "a pool without features says so" => no_features,
+    "whether a pool discards is settled when it is made" => ignored_discards,
     "bad pool tables are refused" => bad_tables,
     "a pool takes a whole device and is always writable" => whole_and_writable,
     "a read-only pool on fresh metadata is refused" => read_only_fresh,
@@ -24,7 +25,7 @@ list! {
     "a pool grows with its metadata device" => grow_metadata,
     "a pool under a thin device is not removed, but can be put off" => busy_pool,
     "loop devices clear themselves when the pool goes" => autoclear,
-    "a thin device may stand on a pool that was never resumed" => unbound_pool,
+    "a thin table on a pool that is suspended, or was never resumed, is refused" => unbound_pool,
     "a full pool says so, and works again after a removal" => full,
     "the low-water mark is an event, once" => low_water,
     "a pool that is suspended still takes messages" => suspended,
@@ -71,13 +72,23 @@ fn no_features(b: &Bench<'_>) -> Outcome {
     let pool = b.pool(DATA, "")?;
     let expected = format!("{} {} {BLOCK} 0 0 ", pool.metadata.number, pool.data.number);
     same!(b.table(&pool.name)?.params, expected, "the table");
-    let table = [pool_line(&pool.metadata, &pool.data, BLOCK, 7, "1 ignore_discard")];
+    let table = [pool_line(&pool.metadata, &pool.data, 2 * BLOCK, 7, "1 error_if_no_space")];
     b.dm().load((&pool.name).into(), &table, Access::ReadWrite)?;
-    let expected = format!("{} {} {BLOCK} 7 1 ignore_discard ", pool.metadata.number, pool.data.number);
-    same!(b.dm().table((&pool.name).into(), Slot::Inactive)?.1.first().map(|t| t.params.clone()), Some(expected), "the next table");
-    ensure!(pool_status(b, &pool.name)?.discard != "ignore_discard", "the next table is in use");
+    // The block size is the pool's, whatever a later table says.
+    let expected = format!("{} {} {BLOCK} 7 1 error_if_no_space ", pool.metadata.number, pool.data.number);
+    let next = b.dm().table((&pool.name).into(), Slot::Inactive)?.1;
+    same!(next.first().map(|t| t.params.clone()), Some(expected), "the next table");
+    same!(pool_status(b, &pool.name)?.no_space, "queue_if_no_space", "what is in use");
     b.dm().resume((&pool.name).into(), Suspend::default())?;
-    same!(pool_status(b, &pool.name)?.discard, "ignore_discard", "discards after the resume");
+    same!(pool_status(b, &pool.name)?.no_space, "error_if_no_space", "what is in use after the resume");
+    Ok(())
+}
+
+fn ignored_discards(b: &Bench<'_>) -> Outcome {
+    let pool = b.pool(DATA, "1 ignore_discard")?;
+    same!(pool_status(b, &pool.name)?.discard, "ignore_discard", "discards in the status");
+    let table = [pool_line(&pool.metadata, &pool.data, BLOCK, 0, "")];
+    refused!(b.dm().load((&pool.name).into(), &table, Access::ReadWrite), Kind::Invalid, "a table that changes it");
     Ok(())
 }
 
@@ -101,7 +112,7 @@ fn bad_tables(b: &Bench<'_>) -> Outcome {
     }
     let past = line(0, DATA / 512 + BLOCK, "thin-pool", &format!("{m} {d} {BLOCK} 0"));
     refused!(b.dm().load((&name).into(), &[past], Access::ReadWrite), Kind::Invalid, "more than the data device has");
-    let nobody = line(0, DATA / 512, "thin-pool", &format!("{m} 1:99 {BLOCK} 0"));
+    let nobody = line(0, DATA / 512, "thin-pool", &format!("{m} 240:77 {BLOCK} 0"));
     refused!(b.dm().load((&name).into(), &[nobody], Access::ReadWrite), Kind::NotFound, "no data device");
     Ok(())
 }
@@ -175,8 +186,8 @@ fn exchange(b: &Bench<'_>) -> Outcome {
     let other = b.attached("more", DATA)?;
     for (metadata, data) in [(&pool.metadata, &other), (&other, &pool.data)] {
         let table = [pool_line(metadata, data, BLOCK, 0, "1 skip_block_zeroing")];
-        let result = b.dm().load((&pool.name).into(), &table, Access::ReadWrite);
-        refused!(result, Kind::Invalid, "{table:?}");
+        let kind = if data.number == other.number { Kind::Busy } else { Kind::Invalid };
+        refused!(b.dm().load((&pool.name).into(), &table, Access::ReadWrite), kind, "{table:?}");
     }
     Ok(())
 }
@@ -270,12 +281,16 @@ fn unbound_pool(b: &Bench<'_>) -> Outcome {
     let info = b.dm().create(&pool.name, None)?;
     let table = [pool_line(&pool.metadata, &pool.data, BLOCK, 0, "1 skip_block_zeroing")];
     b.dm().load((&pool.name).into(), &table, Access::ReadWrite)?;
-    refused!(b.message(&pool, "create_thin 2"), Kind::NotFound, "a message before the resume");
+    refused!(b.message(&pool, "create_thin 2"), Kind::Invalid, "a message before the resume");
     let name = b.name("thin")?;
     b.dm().create(&name, None)?;
-    let thin = line(0, 2048, "thin", &format!("{} 1", info.number));
-    // The kernel reports a device whose table is not in use as one that is not there.
-    ensure!(b.dm().load((&name).into(), &[thin], Access::ReadWrite).is_ok(), "the thin table is refused");
+    let thin = [line(0, 2048, "thin", &format!("{} 1", info.number))];
+    refused!(b.dm().load((&name).into(), &thin, Access::ReadWrite), Kind::Invalid, "a table before the resume");
+    b.dm().resume((&pool.name).into(), Suspend::default())?;
+    b.dm().suspend((&pool.name).into(), Suspend::default())?;
+    refused!(b.dm().load((&name).into(), &thin, Access::ReadWrite), Kind::Invalid, "a table while it is suspended");
+    b.dm().resume((&pool.name).into(), Suspend::default())?;
+    b.dm().load((&name).into(), &thin, Access::ReadWrite)?;
     Ok(())
 }
 

@@ -1,0 +1,33 @@
+//! The driver on the simulated machine: one layer's whole life.
+
+use std::sync::Arc;
+use thinlayer_graphdriver::{CreateRequest, Driver, LayerId, Options, Silent, Unmount};
+use thinlayer_sim::World;
+
+fn id(text: &str) -> LayerId {
+    LayerId::given(text).unwrap()
+}
+
+#[test]
+fn a_layers_life() {
+    let world = World::new(1);
+    let options = Options::parse(&["dm.fs=ext4", "dm.basesize=1G"]).unwrap();
+    let (driver, notices) = Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
+    println!("{notices:#?}");
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    let tree = driver.get(&id("a"), None).unwrap();
+    world.write_file(tree.join("hello"), b"world").unwrap();
+    driver.create(&id("b"), &CreateRequest::on(id("a"))).unwrap();
+    driver.put(&id("a"), Unmount::Now).unwrap();
+    let tree = driver.get(&id("b"), None).unwrap();
+    assert_eq!(world.read_file(tree.join("hello")).unwrap(), Some(b"world".to_vec()));
+    driver.put(&id("b"), Unmount::Now).unwrap();
+    driver.remove(&id("a")).unwrap();
+    driver.work_off().unwrap();
+    println!("{}", world.effects().join("\n"));
+    println!("{:#?}", driver.check().unwrap());
+    driver.stop().unwrap();
+    assert_eq!(world.violations(), Vec::<String>::new());
+    assert_eq!(world.dm_names(), Default::default());
+    assert_eq!(world.loop_files(), vec![]);
+}

@@ -1,0 +1,314 @@
+//! Plays a history on a world and remembers, for each effect, what was acknowledged by then.
+
+use crate::history::{History, Op, Restart, Setup};
+use crate::model::{Inside, Layer, Model};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use thinlayer_dm::{Bytes, DmName};
+use thinlayer_graphdriver::{CreateRequest, Driver, Kind, LayerId, Machine, Notice, Options, Silent, Unmount};
+use thinlayer_sim::World;
+
+pub(crate) const ROOT: &str = "/root";
+/// A thin device that somebody else has in the pool, and that the driver must step around.
+pub(crate) const FOREIGN_THIN: u32 = 3;
+pub(crate) const FOREIGN_DM: &str = "foreign-zero";
+pub(crate) const FOREIGN_FILE: &str = "/other/file";
+
+/// What stands between driver and machine: nothing, or a deliberate bug.
+pub(crate) type Wrap = fn(Machine) -> Machine;
+
+pub(crate) fn honest(machine: Machine) -> Machine {
+    machine
+}
+
+pub(crate) fn id(slot: u8) -> LayerId {
+    LayerId::given(&format!("layer-{slot}")).unwrap()
+}
+
+pub(crate) fn tree(slot: u8) -> PathBuf {
+    mount_point(slot).join("rootfs")
+}
+
+pub(crate) fn mount_point(slot: u8) -> PathBuf {
+    PathBuf::from(format!("{ROOT}/mnt/layer-{slot}"))
+}
+
+pub(crate) fn pool_name(world: &World) -> DmName {
+    let root = world.machine(ROOT).root;
+    DmName::new(format!("docker-8:1-{}-pool", root.inode)).unwrap()
+}
+
+pub(crate) fn open(world: &World, setup: Setup, wrap: Wrap) -> thinlayer_graphdriver::Result<(Driver, Vec<Notice>)> {
+    let options = Options::parse(&setup.items()).unwrap();
+    Driver::open(wrap(world.machine(ROOT)), &options, Arc::new(Silent))
+}
+
+/// A world with a root that is set up and whose owner was killed, and with things that are not the driver's. Every history of a setup begins in a copy.
+pub(crate) fn prepared(setup: Setup) -> World {
+    static WORLDS: OnceLock<Mutex<BTreeMap<Setup, World>>> = OnceLock::new();
+    let mut worlds = WORLDS.get_or_init(Mutex::default).lock().unwrap();
+    worlds
+        .entry(setup)
+        .or_insert_with(|| {
+            let world = World::new(7);
+            let dm = world.machine(ROOT).dm;
+            let name = DmName::new(FOREIGN_DM).unwrap();
+            dm.create(&name, None).unwrap();
+            let zero = thinlayer_dm::Target {
+                start: thinlayer_dm::Sectors(0),
+                len: thinlayer_dm::Sectors(8),
+                kind: "zero".into(),
+                params: String::new(),
+            };
+            dm.load((&name).into(), &[zero], thinlayer_dm::Access::ReadWrite).unwrap();
+            dm.resume((&name).into(), thinlayer_dm::Suspend::default()).unwrap();
+            world.attach_foreign_loop(FOREIGN_FILE, Bytes(1 << 20)).unwrap();
+            drop(open(&world, setup, honest).unwrap());
+            world.plant_thin(&pool_name(&world), FOREIGN_THIN).unwrap();
+            world.kill();
+            world
+        })
+        .fork()
+}
+
+/// A step of a played history.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) op: Op,
+    pub(crate) before: Model,
+    pub(crate) after: Model,
+    /// Effects when it was acknowledged.
+    pub(crate) end: u64,
+}
+
+/// A history in the making.
+pub(crate) struct Player<'a> {
+    pub(crate) world: World,
+    setup: Setup,
+    wrap: Wrap,
+    driver: Option<Driver>,
+    pub(crate) model: Model,
+    next_value: u32,
+    pub(crate) steps: Vec<Step>,
+    /// Called after each step with the captures that it left.
+    sink: &'a mut dyn FnMut(&Step, Vec<thinlayer_sim::Capture>) -> Result<(), String>,
+}
+
+fn unexpected(op: &Op, error: &thinlayer_graphdriver::Error) -> String {
+    format!("{op:?} failed: {error}")
+}
+
+impl<'a> Player<'a> {
+    /// Plays it to its end, or to the first thing that goes wrong.
+    pub(crate) fn play(
+        history: &History,
+        wrap: Wrap,
+        sink: &'a mut dyn FnMut(&Step, Vec<thinlayer_sim::Capture>) -> Result<(), String>,
+    ) -> Result<World, (World, String)> {
+        let world = prepared(history.setup);
+        let mut player = Player {
+            world: world.clone(),
+            setup: history.setup,
+            wrap,
+            driver: None,
+            model: Model::default(),
+            next_value: 0,
+            steps: Vec::new(),
+            sink,
+        };
+        match player.run(history) {
+            Ok(()) => Ok(world),
+            Err(why) => Err((world, why)),
+        }
+    }
+
+    fn run(&mut self, history: &History) -> Result<(), String> {
+        self.world.capture(true);
+        self.open()?;
+        for op in &history.ops {
+            let before = self.model.clone();
+            self.step(op)?;
+            let step =
+                Step { op: op.clone(), before, after: self.model.clone(), end: self.world.effect_count() };
+            self.steps.push(step.clone());
+            (self.sink)(&step, self.world.take_captures())?;
+        }
+        self.world.capture(false);
+        let violations = self.world.violations();
+        if violations.is_empty() { Ok(()) } else { Err(violations.join("; ")) }
+    }
+
+    fn open(&mut self) -> Result<(), String> {
+        let (driver, _) = open(&self.world, self.setup, self.wrap).map_err(|e| format!("open failed: {e}"))?;
+        self.driver = Some(driver);
+        Ok(())
+    }
+
+    fn driver(&self) -> Result<&Driver, String> {
+        self.driver.as_ref().ok_or_else(|| "no driver".to_owned())
+    }
+
+    /// A refusal is as good as a success where it is due, and changes nothing.
+    fn refused<T>(op: &Op, result: thinlayer_graphdriver::Result<T>, kind: Kind) -> Result<(), String> {
+        match result {
+            Ok(_) => Err(format!("{op:?} worked, and {kind:?} was due")),
+            Err(error) if error.kind() == kind => Ok(()),
+            Err(error) => Err(format!("{op:?}: {:?} ({error}), and {kind:?} was due", error.kind())),
+        }
+    }
+
+    fn step(&mut self, op: &Op) -> Result<(), String> {
+        match op {
+            Op::Create { slot, parent, larger } => self.create(op, *slot, *parent, *larger),
+            Op::Get(slot) => {
+                let result = self.driver()?.get(&id(*slot), None);
+                let Some(layer) = self.model.layers.get_mut(slot) else {
+                    return Self::refused(op, result, Kind::NotFound);
+                };
+                result.map_err(|e| unexpected(op, &e))?;
+                layer.uses += 1;
+                Ok(())
+            }
+            Op::Put { slot, lazy } => self.put(op, *slot, *lazy),
+            Op::Write { slot, file, sync } => {
+                self.next_value += 1;
+                let value = self.next_value;
+                let Some(layer) = self.model.layers.get_mut(slot).filter(|l| l.uses > 0) else { return Ok(()) };
+                let path = tree(*slot).join(format!("file-{file}"));
+                self.world.write_file(&path, value.to_string().as_bytes()).map_err(|e| format!("{op:?}: {e}"))?;
+                layer.write(*file, value);
+                if *sync {
+                    self.world.sync_fs(&path).map_err(|e| format!("{op:?}: {e}"))?;
+                    layer.sync();
+                }
+                Ok(())
+            }
+            Op::Enter(slot) => {
+                let Some(layer) = self.model.layers.get_mut(slot).filter(|l| l.uses > 0) else { return Ok(()) };
+                let holder = self.world.hold(mount_point(*slot)).map_err(|e| format!("{op:?}: {e}"))?;
+                layer.inside.push(Inside { holder, seen: true });
+                Ok(())
+            }
+            Op::Leave(slot) => {
+                let Some(layer) = self.model.layers.get_mut(slot) else { return Ok(()) };
+                for inside in std::mem::take(&mut layer.inside) {
+                    self.world.release(inside.holder);
+                }
+                if layer.uses == 0 {
+                    layer.sync();
+                }
+                Ok(())
+            }
+            Op::Remove(slot) => self.remove(op, *slot),
+            Op::WorkOff => self.driver()?.work_off().map(drop).map_err(|e| unexpected(op, &e)),
+            Op::Pass => {
+                self.world.pass(Duration::from_secs(31));
+                Ok(())
+            }
+            Op::Restart(how) => self.restart(op, *how),
+        }
+    }
+
+    fn create(&mut self, op: &Op, slot: u8, parent: Option<u8>, larger: bool) -> Result<(), String> {
+        let mut request = CreateRequest::empty();
+        if let Some(parent) = parent {
+            request = CreateRequest::on(id(parent));
+        }
+        if larger {
+            // Each generation may grow once more.
+            request = request.size(Bytes(2 << 30));
+        }
+        let result = self.driver()?.create(&id(slot), &request);
+        if parent == Some(slot) {
+            return Self::refused(op, result, Kind::Invalid);
+        }
+        if self.model.layers.contains_key(&slot) {
+            return Self::refused(op, result, Kind::Exists);
+        }
+        let layer = match parent {
+            None => Layer::default(),
+            Some(parent) => match self.model.layers.get_mut(&parent) {
+                None => return Self::refused(op, result, Kind::NotFound),
+                Some(parent) => parent.snapshot(),
+            },
+        };
+        result.map_err(|e| unexpected(op, &e))?;
+        self.model.layers.insert(slot, layer);
+        Ok(())
+    }
+
+    fn put(&mut self, op: &Op, slot: u8, lazy: bool) -> Result<(), String> {
+        let when = if lazy { Unmount::Lazy } else { Unmount::Now };
+        let result = self.driver()?.put(&id(slot), when);
+        let Some(layer) = self.model.layers.get_mut(&slot) else { return Self::refused(op, result, Kind::NotFound) };
+        if layer.uses == 1 && !lazy && layer.inside.iter().any(|i| i.seen) {
+            return Self::refused(op, result, Kind::Busy);
+        }
+        match result {
+            Ok(_) => {}
+            // Without deferral a device that somebody is in cannot go; the mount is gone all the same.
+            Err(error)
+                if error.kind() == Kind::Busy
+                    && !layer.inside.is_empty()
+                    && self.setup.deferral == crate::history::Deferral::Off => {}
+            Err(error) => return Err(unexpected(op, &error)),
+        }
+        if layer.uses > 1 {
+            layer.uses -= 1;
+        } else {
+            layer.unmounted();
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, op: &Op, slot: u8) -> Result<(), String> {
+        let result = self.driver()?.remove(&id(slot));
+        let Some(layer) = self.model.layers.get(&slot) else {
+            return match result {
+                Ok(thinlayer_graphdriver::Removed::Absent) => Ok(()),
+                other => Err(format!("{op:?} of an absent layer: {other:?}")),
+            };
+        };
+        if layer.uses > 0 {
+            return Self::refused(op, result, Kind::Busy);
+        }
+        match result {
+            Ok(_) => {}
+            Err(error) if error.kind() == Kind::Busy && !layer.inside.is_empty() => return Ok(()),
+            Err(error) => return Err(unexpected(op, &error)),
+        }
+        let inside = self.model.layers.remove(&slot).map(|l| l.inside).unwrap_or_default();
+        self.model.orphans.extend(inside.into_iter().map(|i| i.holder));
+        Ok(())
+    }
+
+    fn restart(&mut self, op: &Op, how: Restart) -> Result<(), String> {
+        match how {
+            Restart::Stop => {
+                match self.driver()?.stop() {
+                    Ok(_) => {}
+                    // Somebody is in a layer: it stays, and so does the pool.
+                    Err(error) if error.kind() == Kind::Busy && !self.model.holders().is_empty() => {}
+                    Err(error) => return Err(unexpected(op, &error)),
+                }
+                for layer in self.model.layers.values_mut().filter(|l| l.inside.iter().all(|i| !i.seen)) {
+                    layer.unmounted();
+                }
+                self.driver = None;
+                self.world.kill();
+            }
+            Restart::Kill => {
+                self.world.kill();
+                self.driver = None;
+            }
+            Restart::PowerCut(seed) => {
+                self.world.power_cut(seed);
+                self.driver = None;
+                self.model.power_cut();
+            }
+        }
+        self.open()
+    }
+}

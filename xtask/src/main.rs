@@ -14,6 +14,7 @@ mod install;
 mod kernel;
 mod paths;
 mod qemu;
+mod queue;
 mod report;
 mod results;
 mod session;

@@ -1,10 +1,9 @@
 //! A session with the VM: set-up, the lock, the disks of a run, boots until the work is done.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use harness::protocol::{Plan, VERSION, Work};
@@ -15,7 +14,7 @@ use crate::kernel::{Kernel, Line, path_with_sbin};
 use crate::qemu::{self, Accel, Init, Machine};
 use crate::results::{Ledger, Next, Step};
 use crate::suites::Built;
-use crate::{command, image, initramfs, kernel, paths};
+use crate::{command, image, initramfs, kernel, paths, queue};
 
 /// What the host needs for the VM, besides Rust.
 const NEEDS: &[Need] = &[
@@ -74,7 +73,7 @@ pub(crate) struct Session {
     keep: bool,
     accel: Option<Accel>,
     agent: PathBuf,
-    _lock: File,
+    _lock: queue::Turn,
 }
 
 impl Session {
@@ -82,13 +81,13 @@ impl Session {
     pub(crate) fn open(built: &Built, accel: Option<Accel>, keep: bool) -> Result<Self> {
         fs::create_dir_all(paths::vm())?;
         let set_up = {
-            let _lock = lock("set-up.lock")?;
+            let _lock = queue::wait("set-up.lock")?;
             install::ensure(NEEDS)?;
             let kernels = kernel::all()?;
             let image = image::ensure(&kernels)?;
             SetUp { kernels, image }
         };
-        let lock = lock("lock")?;
+        let lock = queue::wait("lock")?;
         let folder = paths::vm().join("run");
         fs::create_dir_all(folder.join("payload"))?;
         let session = Self { set_up, folder, keep, accel, agent: built.agent.clone(), _lock: lock };
@@ -292,35 +291,4 @@ fn terminal_size() -> (u16, u16) {
     let text = String::from_utf8_lossy(&text).into_owned();
     let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
     (numbers.next().unwrap_or(24), numbers.next().unwrap_or(80))
-}
-
-/// Takes a lock under `target/vm`, and says every half minute what it waits for.
-fn lock(name: &str) -> Result<File> {
-    let path = paths::vm().join(name);
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-    let start = Instant::now();
-    let mut told = None;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(fs::TryLockError::WouldBlock) => {}
-            Err(fs::TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-            }
-        }
-        if told.is_none_or(|told: Instant| told.elapsed() > Duration::from_secs(30)) {
-            let holder = fs::read_to_string(&path).unwrap_or_default();
-            eprintln!(
-                "xtask: waiting for another run to finish ({}), {} s so far",
-                if holder.trim().is_empty() { "just started" } else { holder.trim() },
-                start.elapsed().as_secs()
-            );
-            told = Some(Instant::now());
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    file.set_len(0)?;
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    writeln!(file, "process {}: cargo xtask {}", std::process::id(), words.join(" "))?;
-    Ok(file)
 }

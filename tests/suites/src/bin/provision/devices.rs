@@ -183,11 +183,11 @@ pub(crate) fn users() -> Result<()> {
     checked?;
 
     let mapped = Mapped::new("provision-user", &format!("0 2048 linear {} 0", node.display()))?;
-    let minor = fs::metadata(mapped.node())?.rdev();
+    let minor = fs::metadata(mapped.node()?)?.rdev();
     let said = format!("device-mapper device provision-user (dm-{})", DeviceNumber::from_stat(minor).minor);
     expect_users(node, &[&said])?;
     expect_users(&mapped.node(), &[])?;
-    let stacked = System::new().inspect(&mapped.node())?;
+    let stacked = System::new().inspect(&mapped.node()?)?;
     ensure!(stacked.size == Bytes(MIB), "{stacked:?}");
     drop(mapped);
 

@@ -59,8 +59,13 @@ pub(crate) fn discard_rate() -> Result<()> {
 pub(crate) fn discard_unsupported() -> Result<()> {
     let (file, attachment) = filled(4 * MIB)?;
     let name = attachment.node.file_name().context("a name")?;
-    fs::write(Path::new("/sys/block").join(name).join("queue/discard_max_bytes"), "0")?;
-    let discarded = System::new().discard(&attachment.node, None, &|_, _| {})?;
+    let limit = Path::new("/sys/block").join(name).join("queue/discard_max_bytes");
+    let before = fs::read_to_string(&limit)?;
+    fs::write(&limit, "0")?;
+    let discarded = System::new().discard(&attachment.node, None, &|_, _| {});
+    // Newer kernels keep the limit for whatever file the device gets next.
+    fs::write(&limit, before.trim())?;
+    let discarded = discarded?;
     ensure!(!discarded && du(&file)? >= 4 * MIB, "told {discarded}");
     detach(attachment)
 }

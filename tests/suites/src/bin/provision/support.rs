@@ -127,8 +127,10 @@ impl Mapped {
         Ok(Self(name.to_owned()))
     }
 
-    pub(crate) fn node(&self) -> PathBuf {
-        Path::new("/dev/mapper").join(&self.0)
+    /// Its own node: without udev nobody makes a link in /dev/mapper.
+    pub(crate) fn node(&self) -> Result<PathBuf> {
+        let name = word("dmsetup", &["info", "--columns", "--noheadings", "-o", "blkdevname", &self.0])?;
+        Ok(Path::new("/dev").join(name.trim()))
     }
 }
 

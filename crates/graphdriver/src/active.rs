@@ -7,7 +7,7 @@ use crate::names::Names;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
-use thinlayer_dm::{Access, Bytes, Removal, Removed};
+use thinlayer_dm::{Access, Bytes, Removal, Removed, Suspend};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::{Patience, Pool, ThinDevice, ThinId, Wait};
 
@@ -32,8 +32,13 @@ impl Active {
             let Some(id) = names.layer_of(listed.name.as_str()) else { continue };
             match pool.device(&listed.name) {
                 Ok(Some(thin)) => {
-                    let leaving = dm.info((&listed.name).into())?.is_some_and(|info| info.deferred_remove);
-                    found.insert(id, Device { thin, leaving });
+                    let Some(info) = dm.info((&listed.name).into())? else { continue };
+                    if info.suspended {
+                        // An owner was killed while it made a snapshot of it; whoever writes to it hangs.
+                        dm.resume((&listed.name).into(), Suspend::default())?;
+                        tracing::warn!(device = %listed.name, "it was left suspended, and is resumed");
+                    }
+                    found.insert(id, Device { thin, leaving: info.deferred_remove });
                 }
                 Ok(None) => {}
                 Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => {
@@ -131,17 +136,8 @@ impl Driver {
                     ),
                 });
             }
-            if !device.leaving {
-                return Ok(device.thin);
-            }
-            // It may go at any moment, or be gone: only the kernel knows, and answers both.
-            match self.machine.dm.cancel_deferred_removal((&name).into()) {
-                Ok(()) => {
-                    self.active.set(id, Device { thin: device.thin.clone(), leaving: false });
-                    return Ok(device.thin);
-                }
-                Err(error) if error.kind() == thinlayer_dm::Kind::NotFound => self.active.forget(id),
-                Err(error) => return Err(error.into()),
+            if !device.leaving || self.keep_leaving(id, &device)? {
+                return self.fit(id, device.thin, record);
             }
         }
         let thin = self.pool.activate(
@@ -150,6 +146,40 @@ impl Driver {
             Bytes(record.size_bytes).to_sectors(),
             Access::ReadWrite,
         )?;
+        self.active.set(id, Device { thin: thin.clone(), leaving: false });
+        Ok(thin)
+    }
+
+    /// Keeps a device that would go at its last close. It may go at any moment, or be gone, which only the kernel knows: `false` if it is.
+    pub(crate) fn keep_leaving(&self, id: &LayerId, device: &Device) -> Result<bool> {
+        let clock = &self.machine.clock;
+        let end = clock.now() + self.deadlines.removal;
+        loop {
+            match self.machine.dm.cancel_deferred_removal(device.thin.name().into()) {
+                Ok(()) => {
+                    self.active.set(id, Device { thin: device.thin.clone(), leaving: false });
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == thinlayer_dm::Kind::NotFound => {
+                    self.active.forget(id);
+                    return Ok(false);
+                }
+                // It is going this moment.
+                Err(error) if error.kind() == thinlayer_dm::Kind::Busy && clock.now() < end => {
+                    clock.sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// An active device with the length that its record says: an interrupted growth may have left it shorter.
+    fn fit(&self, id: &LayerId, thin: ThinDevice, record: &Record) -> Result<ThinDevice> {
+        let wanted = Bytes(record.size_bytes).to_sectors();
+        if thin.len() >= wanted {
+            return Ok(thin);
+        }
+        let thin = self.pool.resize(&thin, wanted)?;
         self.active.set(id, Device { thin: thin.clone(), leaving: false });
         Ok(thin)
     }

@@ -14,26 +14,52 @@ use thinlayer_filesystem::{Detected, Kind, MakeOptions};
 use thinlayer_store::{Extra, LayerId, Record};
 
 impl Driver {
-    /// Makes the base, or sees that the one that is there belongs to this root. `proven`: the pool is known to be this root's by its backing files.
-    pub(crate) fn ensure_base(&self, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+    /// Sees that the pool is this root's, by its base, before anything is changed in either. `proven`: its backing files say so.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Invalid`] if it is another root's.
+    pub(crate) fn verify_base(&self, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+        let base = LayerId::base();
+        let _reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
+        match self.store.lookup(&base) {
+            Ok(record) if record.initialized => self.compare_base(&record, proven, notices),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == thinlayer_store::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the base where there is none or an unfinished one, and grows it where that is asked for.
+    pub(crate) fn ensure_base(&self, notices: &mut Vec<Notice>) -> Result<()> {
         let base = LayerId::base();
         let reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
         match self.store.record_even_deleted(&base) {
             Some(record) if record.initialized && !record.deleted => {
-                self.verify_base(&record, proven, notices)?;
-                self.grow_base(&record, &reserved)
+                let grown = self.grow_base(&record, &reserved);
+                match grown {
+                    // What was asked for cannot be had; otherwise the layers that are there come first.
+                    Err(error) if error.kind() != crate::Kind::Invalid => {
+                        notices.push(Notice::warning(format!(
+                            "the base could not be grown, the next start tries again: {error}"
+                        )));
+                        Ok(())
+                    }
+                    other => other,
+                }
             }
             Some(record) => {
                 notices.push(Notice::info(
                     "the base device was not finished by an earlier start; it is made anew",
                 ));
+                let kind = self.choose_filesystem(notices)?;
                 self.drop_device(&base)?;
                 self.delete_device(&base, &record)?;
-                self.make_base(notices)
+                self.make_base(kind)
             }
             None => {
                 self.refuse_used_pool()?;
-                self.make_base(notices)
+                let kind = self.choose_filesystem(notices)?;
+                self.make_base(kind)
             }
         }
     }
@@ -42,7 +68,9 @@ impl Driver {
     fn refuse_used_pool(&self) -> Result<()> {
         let state = self.pool.status(Flush::No)?;
         let Some(status) = state.running() else { return Err(trouble(self.pool.name(), state.health())) };
-        if self.owns_pool || (status.used_data.0 == 0 && status.transaction_id.0 == 0) {
+        // A type is written down before the first base is finished: the root was here before, and was interrupted.
+        let begun = self.base_filesystem().is_some();
+        if self.owns_pool || begun || (status.used_data.0 == 0 && status.transaction_id.0 == 0) {
             return Ok(());
         }
         Err(Error::Invalid {
@@ -56,16 +84,19 @@ impl Driver {
         })
     }
 
-    fn make_base(&self, notices: &mut Vec<Notice>) -> Result<()> {
+    fn make_base(&self, kind: Kind) -> Result<()> {
         let base = LayerId::base();
-        let kind = self.choose_filesystem(notices)?;
         let size = self.options.base_size.unwrap_or(DEFAULT_BASE_SIZE);
         let created = self.now_ns();
+        let device_id = self.free_device_id()?;
+        let wait = self.deadlines.transaction;
         let record = self.create_device(
             &base,
+            device_id,
             Origin::Empty,
+            wait,
             || Ok(()),
-            |device_id, transaction_id| {
+            |transaction_id| {
                 let filesystem = Some(kind.as_str().to_owned());
                 let extra = Extra { filesystem, created_ns: Some(created), ..Extra::default() };
                 Record { extra: Some(extra), ..Record::new(device_id, size.0, transaction_id.0) }
@@ -121,7 +152,7 @@ impl Driver {
     }
 
     /// Does the pool hold the base that this root knows?
-    fn verify_base(&self, record: &Record, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+    fn compare_base(&self, record: &Record, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
         let mut set = self.store.device_set();
         if let (Some(wanted), Some(has)) = (self.options.filesystem, kind_named(&set.base_filesystem))
             && wanted != has

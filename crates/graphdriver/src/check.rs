@@ -47,7 +47,8 @@ impl Driver {
     /// # Errors
     /// If the kernel cannot be asked. What is wrong with the root is no error but a finding.
     pub fn check(&self) -> Result<CheckReport> {
-        let mut report = check(&self.machine, &self.store, &self.pool, &self.options)?;
+        let mut report =
+            self.between_transactions(|| check(&self.machine, &self.store, &self.pool, &self.options))?;
         let unsaid: HashSet<LayerId> = self.uses.all().into_iter().collect();
         let mounted: HashSet<LayerId> = mounted_layers(&self.machine, &self.names)?.into_keys().collect();
         for id in unsaid.difference(&mounted) {
@@ -90,7 +91,7 @@ pub(crate) fn check(machine: &Machine, store: &Store, pool: &Pool, options: &Opt
         report.found("pool-trouble", pool.name(), trouble.to_string());
     }
     let pool_id = state.running().map_or(0, |status| status.transaction_id.0);
-    match store.recovery(pool_id) {
+    match store.compare(pool_id) {
         Recovery::Clean => {}
         Recovery::Open(pending) => {
             for pending in pending {

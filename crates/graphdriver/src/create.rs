@@ -50,13 +50,15 @@ impl Driver {
         }
         let parent_record = self.record(&parent)?;
         let size = layer_size(request.size, Bytes(parent_record.size_bytes))?;
+        let origin = Origin::SnapshotOf(thin_id(&parent_record)?);
         self.check_room()?;
-        // Before the transaction's lock, as a suspend may take its time. The parent's writers then wait for one probe and one small write.
-        let suspended = self.suspend_if_active(&parent, &parent_reserved)?;
-        let resume = || match suspended {
-            Some(guard) => guard.resume().map(|_| ()).map_err(Error::from),
-            None => Ok(()),
-        };
+        let device_id = self.free_device_id()?;
+        // Before the transaction's lock, as a suspend may take its time. The parent's writers then wait for one small write, and not long for the lock.
+        let suspended = self
+            .suspend_if_active(&parent, &parent_reserved)
+            .inspect_err(|_| self.store.release(device_id))?;
+        let wait = if suspended.is_some() { self.deadlines.suspended } else { self.deadlines.transaction };
+        let resume = || suspended.map_or(Ok(()), |guard| self.resume(guard));
         let grows = size > Bytes(parent_record.size_bytes);
         let of = parent.clone();
         let filesystem = parent_record
@@ -65,25 +67,24 @@ impl Driver {
             .and_then(|extra| extra.filesystem.clone())
             .or_else(|| self.base_filesystem());
         let created = self.now_ns();
-        let record = self.create_device(
-            id,
-            Origin::SnapshotOf(thin_id(&parent_record)?),
-            resume,
-            |device_id, transaction_id| {
-                let extra = Extra {
-                    parent: Some(of),
-                    filesystem,
-                    created_ns: Some(created),
-                    grow_pending: grows,
-                    ..Extra::default()
-                };
-                Record { extra: Some(extra), ..Record::new(device_id, size.0, transaction_id.0) }
-            },
-        )?;
+        let record = self.create_device(id, device_id, origin, wait, resume, |transaction_id| {
+            let extra = Extra {
+                parent: Some(of),
+                filesystem,
+                created_ns: Some(created),
+                grow_pending: grows,
+                ..Extra::default()
+            };
+            Record { extra: Some(extra), ..Record::new(device_id, size.0, transaction_id.0) }
+        })?;
         drop(parent_reserved);
         if grows {
             // Until this is done the record says so, and the next mount would do it (a crash right here loses nothing).
             if let Err(error) = self.grow_filesystem(id, &record, &reserved) {
+                if matches!(error, Error::Deadline { .. }) {
+                    // The call has the layer; it is made, and the next mount grows it if the call does not.
+                    return Err(error);
+                }
                 let undone = self.drop_device(id).and_then(|()| self.delete_device(id, &record));
                 return Err(error.and_undo(undone));
             }
@@ -98,8 +99,8 @@ impl Driver {
         let Some(device) = self.active.get(id) else { return Ok(None) };
         let name = device.thin.name().clone();
         let dm = self.machine.dm.clone();
-        if device.leaving && dm.info((&name).into())?.is_none() {
-            self.active.forget(id);
+        // One that goes at its last close may be gone any moment, unless it is kept.
+        if device.leaving && !self.keep_leaving(id, &device)? {
             return Ok(None);
         }
         let what = || format!("suspend of device {}", device.thin.name());
@@ -107,6 +108,16 @@ impl Driver {
             Ok(SuspendGuard::suspend(dm, &name, Suspend::default())?)
         })
         .map(Some)
+    }
+
+    /// Lets the writers go on, with a second try: a layer that stays suspended hangs whoever uses it.
+    fn resume(&self, guard: Suspended) -> Result<()> {
+        let name = guard.name().clone();
+        if let Err(error) = guard.resume() {
+            tracing::warn!(device = %name, %error, "resuming is tried again");
+            self.machine.dm.resume((&name).into(), Suspend::default())?;
+        }
+        Ok(())
     }
 
     /// Refuses a new layer while the pool is not well, or has less free than `dm.min_free_space` (section 4.1 of the specification).

@@ -20,6 +20,8 @@ pub struct Deadlines {
     pub unmount: Duration,
     /// For a suspend.
     pub suspend: Duration,
+    /// For the store's transaction while a layer in use is suspended for it.
+    pub suspended: Duration,
     /// For a device that something has open to be closed (udev's probes take milliseconds).
     pub removal: Duration,
     /// For making or growing a file system.
@@ -34,6 +36,7 @@ impl Default for Deadlines {
             mount: Duration::from_secs(60),
             unmount: Duration::from_secs(120),
             suspend: Duration::from_secs(60),
+            suspended: Duration::from_secs(5),
             removal: Duration::from_secs(20),
             filesystem: Duration::from_secs(1800),
         }

@@ -32,7 +32,7 @@ impl Driver {
         }
         let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let uses = self.uses.get(id);
-        if uses > 0 {
+        if uses > 0 && self.is_mounted(id)? {
             self.uses.set(id, uses.saturating_add(1))?;
             return Ok(self.names.tree(id));
         }
@@ -40,7 +40,7 @@ impl Driver {
         let device = self.activate(id, &record)?;
         let mounted = self.mount_layer(id, &record, &device, label, &reserved);
         let finished = mounted.and_then(|(mounted, kind)| {
-            self.finish_mount(id, &record, &device, kind)?;
+            self.finish_mount(id, &record, &device, kind, &reserved)?;
             mounted.keep();
             Ok(())
         });
@@ -51,7 +51,7 @@ impl Driver {
             Err(error) => {
                 let target = self.names.mount_point(id);
                 let removed = self.machine.filesystems.remove_dir(&target).map(drop).map_err(Error::from);
-                return Err(error.and_undo(removed.and_then(|()| self.drop_device(id))));
+                return Err(error.and_undo(removed).and_undo(self.drop_device(id)));
             }
         }
         tracing::debug!(layer = %id, device = %device.number(), "mounted");
@@ -88,19 +88,49 @@ impl Driver {
         Ok((mounted, kind))
     }
 
+    /// Is what is counted really mounted? Somebody else may have unmounted it, or an unmount ended after its deadline.
+    fn is_mounted(&self, id: &LayerId) -> Result<bool> {
+        // The folder is in the mounted file system; the mount point below it is empty.
+        let tree = self.names.tree(id);
+        let name = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let mounted =
+            self.machine.filesystems.dirs(&self.names.mount_point(id))?.iter().any(|dir| dir == name);
+        if !mounted {
+            tracing::warn!(layer = %id, "somebody else unmounted it; it is mounted again");
+        }
+        Ok(mounted)
+    }
+
     /// What a fresh mount needs before it is handed out. The layer is counted as used once at the end.
-    fn finish_mount(&self, id: &LayerId, record: &Record, device: &ThinDevice, kind: Kind) -> Result<()> {
-        let filesystems = &self.machine.filesystems;
-        let mount_point = self.names.mount_point(id);
+    fn finish_mount(
+        &self,
+        id: &LayerId,
+        record: &Record,
+        device: &ThinDevice,
+        kind: Kind,
+        reserved: &Reservation,
+    ) -> Result<()> {
         if kind == Kind::Xfs {
             self.limit_xfs_retries(device)?;
         }
-        if record.extra.as_ref().is_some_and(|extra| extra.grow_pending) {
-            filesystems.grow(kind, &mount_point, device.node())?;
-            self.put_grown(id, record)?;
+        let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
+        let filesystems = self.machine.filesystems.clone();
+        let (mount_point, tree) = (self.names.mount_point(id), self.names.tree(id));
+        let (node, text) = (device.node().to_owned(), id.as_str().to_owned());
+        let what = || format!("preparing the tree on device {}", device.name());
+        let grown = within(&*self.machine.clock, what, self.deadlines.filesystem, reserved, move || {
+            filesystems.make_dir(&tree, FOLDER_MODE, Owner::default())?;
+            filesystems.write_if_absent(&mount_point.join("id"), text.as_bytes())?;
+            Ok(pending.then(|| filesystems.grow(kind, &mount_point, &node)))
+        })?;
+        match grown {
+            Some(Ok(())) => self.put_grown(id, record)?,
+            // Its content matters more than its size, and the mark stays.
+            Some(Err(error)) => {
+                tracing::warn!(layer = %id, %error, "its file system is smaller than its device; the next mount tries to grow it again")
+            }
+            None => {}
         }
-        filesystems.make_dir(&self.names.tree(id), FOLDER_MODE, Owner::default())?;
-        filesystems.write_if_absent(&mount_point.join("id"), id.as_str().as_bytes())?;
         self.uses.set(id, 1)
     }
 
@@ -145,7 +175,8 @@ impl Driver {
     /// With [`Unmount::Lazy`] a mount that is in use disappears from sight now and goes at its last user's end, as with Docker.
     ///
     /// # Errors
-    /// [`crate::Kind::Busy`] if it is in use and `when` is [`Unmount::Now`]: its use count stays. [`crate::Kind::NotFound`].
+    /// [`crate::Kind::Busy`] if it is in use and `when` is [`Unmount::Now`]: its use count stays. Also if the device stays open elsewhere and its removal may
+    /// not be deferred: the layer is unmounted then. [`crate::Kind::NotFound`].
     pub fn put(&self, id: &LayerId, when: Unmount) -> Result<PutBack> {
         self.put_layer(id, when, false).map_err(|error| error.on(id))
     }

@@ -31,8 +31,8 @@ pub struct Options {
     pub thin_pool: Option<DmName>,
     /// `dm.blkdiscard`, where it was given.
     pub discard: Option<bool>,
-    /// `dm.blocksize`: the pool's data block, where the driver makes the pool.
-    pub block_size: BlockSize,
+    /// `dm.blocksize`: the data block of a pool that the driver makes, where it was given; 64 KiB otherwise.
+    pub block_size: Option<BlockSize>,
     /// `dm.override_udev_sync_check`: accepted; no operation here waits for udev.
     pub override_udev_sync_check: bool,
     /// `dm.use_deferred_removal`, where it was given.
@@ -67,7 +67,7 @@ impl Default for Options {
             metadata_device: None,
             thin_pool: None,
             discard: None,
-            block_size: BlockSize::MIN,
+            block_size: None,
             override_udev_sync_check: false,
             deferred_removal: None,
             deferred_deletion: None,
@@ -146,7 +146,8 @@ impl Options {
             }
             "dm.blkdiscard" => self.discard = Some(flag()?),
             "dm.blocksize" => {
-                self.block_size = BlockSize::new(size()?.to_sectors()).map_err(|e| wrong(&e.to_string()))?;
+                self.block_size =
+                    Some(BlockSize::new(size()?.to_sectors()).map_err(|e| wrong(&e.to_string()))?);
             }
             "dm.override_udev_sync_check" => self.override_udev_sync_check = flag()?,
             "dm.use_deferred_removal" => self.deferred_removal = Some(flag()?),
@@ -201,6 +202,36 @@ impl Options {
         Ok(())
     }
 
+    /// Options that were given and mean nothing beside the others, and why.
+    pub(crate) fn unused(&self) -> Vec<(&'static str, &'static str)> {
+        const POOL: &str = "dm.thinpooldev names a pool that is made already";
+        let pool = self.thin_pool.is_some();
+        let given = [
+            ("dm.datadev", self.data_device.is_some(), pool, POOL),
+            ("dm.metadatadev", self.metadata_device.is_some(), pool, POOL),
+            ("dm.blocksize", self.block_size.is_some(), pool, POOL),
+            ("dm.loopdatasize", self.loop_data_size.is_some(), pool, POOL),
+            ("dm.loopmetadatasize", self.loop_metadata_size.is_some(), pool, POOL),
+            (
+                "dm.loopdatasize",
+                self.loop_data_size.is_some(),
+                self.data_device.is_some(),
+                "dm.datadev names a device",
+            ),
+            (
+                "dm.loopmetadatasize",
+                self.loop_metadata_size.is_some(),
+                self.metadata_device.is_some(),
+                "dm.metadatadev names a device",
+            ),
+        ];
+        given
+            .into_iter()
+            .filter(|(_, given, over, _)| *given && *over)
+            .map(|(option, _, _, why)| (option, why))
+            .collect()
+    }
+
     /// Are whole devices discarded before they are deleted? Off by default on devices that an operator gave.
     pub fn discards(&self) -> bool {
         self.discard.unwrap_or(self.data_device.is_none() && self.thin_pool.is_none())
@@ -246,7 +277,7 @@ mod tests {
         let options = Options::parse::<&str>(&[]).unwrap();
         assert_eq!(options, Options::default());
         assert!(options.discards() && options.defers_removal() && options.defers_deletion());
-        assert_eq!(options.block_size.sectors(), Sectors(128));
+        assert_eq!(options.block_size, None);
     }
 
     #[test]
@@ -272,7 +303,7 @@ mod tests {
         .unwrap();
         assert_eq!(options.base_size, Some(Bytes(20 << 30)));
         assert_eq!(options.mkfs_args, ["-O ^has_journal", "-q"]);
-        assert_eq!(options.block_size.sectors(), Sectors(1024));
+        assert_eq!(options.block_size.map(BlockSize::sectors), Some(Sectors(1024)));
         assert!(options.discards());
         // Docker's driver refuses to start here (C18); without removal there is nothing to defer.
         assert!(!options.defers_removal() && !options.defers_deletion());

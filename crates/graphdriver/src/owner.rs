@@ -13,6 +13,8 @@ const FOLDER: &str = "thinlayer";
 const LOCK: &str = "thinlayer/lock";
 /// How often a lock that is held is tried again.
 const RETRY: Duration = Duration::from_millis(20);
+/// Less than this nobody waits.
+const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Who holds a root, as the lock file tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,8 @@ impl Ownership {
             .open(&path)
             .map_err(|e| root_error(&path, &e))?;
         let start = Instant::now();
+        // Somebody who only asks who the holder is has the lock for a moment.
+        let wait = wait.max(SHORTEST_WAIT);
         loop {
             match file.try_lock() {
                 Ok(()) => break,

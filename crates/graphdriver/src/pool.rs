@@ -12,7 +12,7 @@ use thinlayer_dm::{Access, Bytes, DeviceNumber};
 use thinlayer_filesystem::Owner;
 use thinlayer_provision::{given, loop_pool};
 use thinlayer_store::{LayerId, Store};
-use thinlayer_thin::{BackingDevice, Pool, PoolTable};
+use thinlayer_thin::{BackingDevice, BlockSize, Pool, PoolTable};
 
 /// A pool that is up, and how it came to be.
 #[derive(Debug)]
@@ -45,6 +45,9 @@ pub(crate) fn start(
     store: &Store,
     notices: &mut Vec<Notice>,
 ) -> Result<Started> {
+    for (option, why) in options.unused() {
+        notices.push(Notice::warning(format!("{option} is not used: {why}")));
+    }
     if let Some(name) = &options.thin_pool {
         let pool = Pool::open(machine.dm.clone(), name)?.ok_or_else(|| Error::Invalid {
             what: format!(
@@ -77,6 +80,15 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started
     let root = &machine.root.path;
     let backing = &*machine.backing;
     let table = pool.table()?;
+    if let Some(asked) = options.block_size.filter(|asked| *asked != table.block_size) {
+        return Err(Error::option(
+            &format!("dm.blocksize={}", asked.bytes().0),
+            &format!(
+                "the pool has blocks of {} bytes, which cannot change; drop the option",
+                table.block_size.bytes().0
+            ),
+        ));
+    }
     let mut proven = true;
     for (side, device, asked) in [
         (loop_pool::Side::Metadata, &table.metadata, options.loop_metadata_size),
@@ -102,7 +114,13 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started
 fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store: &Store) -> Result<Started> {
     let root = &machine.root.path;
     let backing = &*machine.backing;
-    let known = store.record_even_deleted(&LayerId::base()).is_some();
+    // Any record, readable or not, says that the root had a pool.
+    let counts = store.counts();
+    let known = store.record_even_deleted(&LayerId::base()).is_some()
+        || counts.layers + counts.hidden + counts.deleted + counts.damaged > 0;
+    if known {
+        refuse_lost_files(machine, options)?;
+    }
     let purpose = if known { given::Purpose::Existing } else { given::Purpose::New };
     if options.data_device.is_none() || options.metadata_device.is_none() {
         machine.filesystems.make_dir(&root.join("devicemapper"), 0o700, Owner::default())?;
@@ -118,9 +136,6 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
     };
     let (data, metadata) = match (&options.data_device, &options.metadata_device) {
         (None, None) => {
-            if known {
-                refuse_lost_files(machine)?;
-            }
             let pair = loop_pool::ensure_pair(backing, root, sizes)?;
             (attached(pair.data), attached(pair.metadata))
         }
@@ -150,7 +165,7 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
         }
     };
     let table = PoolTable {
-        block_size: options.block_size,
+        block_size: options.block_size.unwrap_or(BlockSize::MIN),
         ..PoolTable::new(metadata.number, data.number, data.size.to_sectors())
     };
     let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;
@@ -165,9 +180,12 @@ fn size_of(machine: &Machine, side: loop_pool::Side, asked: Option<Bytes>, defau
     Ok(machine.backing.file(&side.path(&machine.root.path))?.map_or(default, |file| file.size))
 }
 
-/// A root with layers whose files are both gone: a new pool would be taken for the old one.
-fn refuse_lost_files(machine: &Machine) -> Result<()> {
+/// A root with layers whose files are gone: a new pool would be taken for the old one.
+fn refuse_lost_files(machine: &Machine, options: &Options) -> Result<()> {
     for side in [loop_pool::Side::Data, loop_pool::Side::Metadata] {
+        if given_path(options, side).is_some() {
+            continue;
+        }
         let path: PathBuf = side.path(&machine.root.path);
         if machine.backing.file(&path)?.is_none() {
             return Err(Error::Root {

@@ -3,6 +3,7 @@
 use crate::active::as_thin_id;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
+use std::time::Duration;
 use thinlayer_dm::{Flush, Removal};
 use thinlayer_store::{DeviceFacts, LayerId, Pending, Recovery, Step, decide};
 use thinlayer_thin::{PoolState, Probe, TransactionId};
@@ -92,6 +93,8 @@ impl Recoverer<'_> {
         if driver.uses.get(layer) > 0 {
             return Ok(true);
         }
+        // Another operation may be at work on it, in a driver that runs.
+        let Ok(_reserved) = driver.reservations.reserve(layer, Duration::ZERO) else { return Ok(true) };
         let removed = driver.machine.dm.remove(device.thin.name().into(), Removal::Now);
         match removed {
             Ok(_) => {

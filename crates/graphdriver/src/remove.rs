@@ -34,6 +34,11 @@ impl Driver {
                 why: format!("it is mounted at {}; umount it first", self.names.mount_point(id).display()),
             });
         }
+        // What two records name is nobody's to delete or to discard.
+        self.store.deletable(id)?;
+        if let Err(error) = self.machine.filesystems.remove_dir(&self.names.mount_point(id)) {
+            tracing::warn!(%error, "the mount point of a removed layer stays");
+        }
         if self.options.discards() {
             self.retire(id, &record)?;
             return Ok(Removed::Deferred);
@@ -59,11 +64,14 @@ impl Driver {
         // A device that is still there has the old id's name, which a new layer of that id will want.
         self.deactivate(id, if self.options.defers_deletion() { Removal::Deferred } else { Removal::Now })?;
         let retired = self.store.retire(id)?;
-        if let Some(device) = self.active.get(id) {
-            self.rename_leaving(id, &retired, device)?;
+        tracing::debug!(layer = %id, %retired, device_id = %record.device_id, "removed; its blocks follow");
+        self.queue.push(retired.clone());
+        // The layer is gone from here on, whatever happens to its device's name.
+        if let Some(device) = self.active.get(id).filter(|_| retired != *id)
+            && let Err(error) = self.rename_leaving(id, &retired, device)
+        {
+            tracing::warn!(layer = %id, %error, "the device of a removed layer keeps the layer's name until it is closed");
         }
-        tracing::debug!(layer = %id, %retired, device_id = record.device_id.get(), "removed; its blocks follow");
-        self.queue.push(retired);
         Ok(())
     }
 

@@ -32,20 +32,11 @@ struct Held {
 impl Reservations {
     /// Reserves a layer, waiting at most `wait` for another operation on it.
     pub(crate) fn reserve(&self, id: &LayerId, wait: Duration) -> Result<Reservation> {
-        let deadline = Instant::now() + wait;
-        let mut held = self.0.held.lock();
-        while !held.insert(id.clone()) {
-            if self.0.freed.wait_until(&mut held, deadline).timed_out() && held.contains(id) {
-                return Err(Error::Busy {
-                    what: format!("layer {id}"),
-                    why: format!("another operation on it has not finished within {wait:?}; try again later"),
-                });
-            }
-        }
-        Ok(Reservation { _held: Arc::new(Held { table: self.0.clone(), id: id.clone() }) })
+        self.take(&[id], wait)?;
+        Ok(self.held(id))
     }
 
-    /// Reserves two layers. They are always taken in the same order, so that two operations cannot wait for each other.
+    /// Reserves two layers at once: nothing is held while the other one is waited for.
     pub(crate) fn reserve_pair(
         &self,
         first: &LayerId,
@@ -55,13 +46,29 @@ impl Reservations {
         if first == second {
             return Err(Error::Invalid { what: format!("layer {first} cannot be its own parent") });
         }
-        if first.as_str() < second.as_str() {
-            let a = self.reserve(first, wait)?;
-            Ok((a, self.reserve(second, wait)?))
-        } else {
-            let b = self.reserve(second, wait)?;
-            Ok((self.reserve(first, wait)?, b))
+        self.take(&[first, second], wait)?;
+        Ok((self.held(first), self.held(second)))
+    }
+
+    fn take(&self, ids: &[&LayerId], wait: Duration) -> Result<()> {
+        let deadline = Instant::now() + wait;
+        let mut held = self.0.held.lock();
+        while let Some(taken) = ids.iter().find(|id| held.contains(**id)) {
+            if self.0.freed.wait_until(&mut held, deadline).timed_out()
+                && ids.iter().any(|id| held.contains(*id))
+            {
+                return Err(Error::Busy {
+                    what: format!("layer {taken}"),
+                    why: format!("another operation on it has not finished within {wait:?}; try again later"),
+                });
+            }
         }
+        held.extend(ids.iter().map(|id| (*id).clone()));
+        Ok(())
+    }
+
+    fn held(&self, id: &LayerId) -> Reservation {
+        Reservation { _held: Arc::new(Held { table: self.0.clone(), id: id.clone() }) }
     }
 }
 

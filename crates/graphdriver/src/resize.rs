@@ -1,6 +1,5 @@
 //! Layers and their file systems grow; they never shrink.
 
-use crate::active::Device;
 use crate::deadline::within;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -55,13 +54,9 @@ impl Driver {
         record: &Record,
         reserved: &Reservation,
     ) -> Result<()> {
-        let was_active = self.active.get(id).is_some();
-        let mut device = self.activate(id, record)?;
+        let was_active = self.active.get(id).is_some_and(|device| !device.leaving);
+        let device = self.activate(id, record)?;
         let size = Bytes(record.size_bytes);
-        if was_active {
-            device = self.pool.resize(&device, size.to_sectors())?;
-            self.active.set(id, Device { thin: device.clone(), leaving: false });
-        }
         let grown = self.grow_mounted(id, record, &device, reserved);
         match grown {
             Ok(()) if !was_active => self.drop_device(id)?,

@@ -108,10 +108,11 @@ impl Driver {
             queue: Queue::default(),
             machine,
         };
+        driver.verify_base(proven, notices)?;
         notices.extend(driver.recover()?);
         driver.tidy_active()?;
         driver.queue.fill(driver.store.pending_deletion().into_iter().map(|(id, _)| id));
-        driver.ensure_base(proven, notices)?;
+        driver.ensure_base(notices)?;
         Ok(driver)
     }
 
@@ -131,7 +132,8 @@ fn sweep_temporary_mounts(machine: &Machine) -> Result<()> {
     let filesystems = &machine.filesystems;
     for mount in filesystems.mounts()? {
         if mount.target.starts_with(&machine.root.runtime) {
-            filesystems.unmount(&mount.target, Unmount::Now)?;
+            // One that somebody looks at goes out of sight, and with its last user.
+            filesystems.unmount(&mount.target, Unmount::Lazy)?;
             filesystems.remove_dir(&mount.target)?;
         }
     }

@@ -25,7 +25,9 @@ impl Driver {
             ),
         })?;
         // First what must be kept even if the process is killed before the end.
-        self.store.save_device_set(&self.store.device_set())?;
+        if let Err(error) = self.store.save_device_set(&self.store.device_set()) {
+            warn(format!("the last thin id could not be kept, which costs a few probes later: {error}"));
+        }
         for id in self.uses.all() {
             // Busy mounts stay: a layer in use is never pulled from under its user.
             if let Err(error) = self.put_all(&id, Unmount::Now) {
@@ -51,8 +53,12 @@ impl Driver {
                 warn(error.to_string());
             }
         }
-        if self.owns_pool && self.options.thin_pool.is_none() {
-            self.remove_pool()?;
+        if self.owns_pool
+            && let Err(error) = self.remove_pool()
+        {
+            // Who is in the way stands in what was said before.
+            notices.iter().for_each(|notice| tracing::warn!("{}", notice.text));
+            return Err(error);
         }
         Ok(notices)
     }

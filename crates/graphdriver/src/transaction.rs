@@ -6,6 +6,7 @@ use crate::active::{as_thin_id, thin_id};
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use parking_lot::{Mutex, MutexGuard};
+use std::time::Duration;
 use thinlayer_store::{DeviceId, LayerId, Operation, Record};
 use thinlayer_thin::{Probe, ThinId, TransactionId};
 
@@ -38,19 +39,13 @@ pub(crate) enum Origin {
 
 impl Driver {
     /// Takes the transaction lock, and finishes first what a failed operation left.
-    fn lock_transaction(&self) -> Result<MutexGuard<'_, State>> {
-        let wait = self.deadlines.transaction;
-        let mut state = self.transactions.0.try_lock_for(wait).ok_or_else(|| Error::Busy {
-            what: format!("the transaction of pool {}", self.pool.name()),
-            why: format!(
-                "another operation has held it for more than {wait:?}; is the pool or the disk of {} stuck?",
-                self.machine.root.path.display()
-            ),
-        })?;
+    fn lock_transaction(&self, wait: Duration) -> Result<MutexGuard<'_, State>> {
+        let mut state = self.try_transaction(wait)?;
         if state.unfinished {
             for notice in self.recover()? {
                 tracing::warn!("{}", notice.text);
             }
+            self.queue.fill(self.store.pending_deletion().into_iter().map(|(id, _)| id));
             // Whether the failed operation had moved it is for the pool to say.
             if let Some(pool_id) = self.store.pool_transaction_id() {
                 state.pool_id = TransactionId(pool_id);
@@ -60,26 +55,44 @@ impl Driver {
         Ok(state)
     }
 
+    /// The transaction lock alone.
+    fn try_transaction(&self, wait: Duration) -> Result<MutexGuard<'_, State>> {
+        self.transactions.0.try_lock_for(wait).ok_or_else(|| Error::Busy {
+            what: format!("the transaction of pool {}", self.pool.name()),
+            why: format!(
+                "another operation has held it for more than {wait:?}; is the pool or the disk of {} stuck?",
+                self.machine.root.path.display()
+            ),
+        })
+    }
+
+    /// Looks at store and pool while no transaction is under way.
+    pub(crate) fn between_transactions<T>(&self, look: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _state = self.try_transaction(self.deadlines.transaction)?;
+        look()
+    }
+
     /// Makes a thin device and its record. `between` runs right after the pool's message, to resume what was suspended for it.
+    ///
+    /// `device_id` comes from [`Driver::free_device_id`] and is given back if this fails. `wait` is for the transaction's lock.
     ///
     /// Whatever fails, nothing of the new layer is left, or the next transaction removes it.
     pub(crate) fn create_device(
         &self,
         id: &LayerId,
+        device_id: DeviceId,
         origin: Origin,
+        wait: Duration,
         between: impl FnOnce() -> Result<()>,
-        record: impl FnOnce(DeviceId, TransactionId) -> Record,
+        record: impl FnOnce(TransactionId) -> Record,
     ) -> Result<Record> {
-        let mut state = self.lock_transaction()?;
-        let next = next_id(state.pool_id)?;
-        let device_id = self.free_device_id()?;
+        let begun = self.lock_transaction(wait).and_then(|state| Ok((next_id(state.pool_id)?, state)));
+        let (next, mut state) = begun.inspect_err(|_| self.store.release(device_id))?;
         let thin = as_thin_id(device_id)?;
         let open = match self.store.begin(&[Operation::create(id.clone(), device_id)]) {
             Ok(open) => open,
-            Err(error) => {
-                self.store.release(device_id);
-                return Err(error.into());
-            }
+            // It may be on the disk all the same.
+            Err(error) => return Err(Error::from(error).and_undo(self.cancel(&mut state, device_id))),
         };
         let made = match origin {
             Origin::Empty => self.pool.create_thin(thin),
@@ -90,7 +103,7 @@ impl Driver {
             let error = Error::from(error).and_undo(resumed);
             return Err(error.and_undo(self.cancel(&mut state, device_id)));
         }
-        let record = record(device_id, next);
+        let record = record(next);
         let finished = resumed
             .and_then(|()| Ok(self.store.put(id, &record)?))
             .and_then(|()| Ok(self.pool.set_transaction_id(state.pool_id, next)?));
@@ -99,10 +112,10 @@ impl Driver {
             state.pool_id = next;
             return Ok(record);
         };
-        let undone = self
-            .store
-            .remove(id)
-            .map_err(Error::from)
+        // Before the record was written, another one may lie there: that of a removed layer whose new name found no room.
+        let ours = self.store.record_even_deleted(id).is_some_and(|record| record.device_id == device_id);
+        let removed = if ours { self.store.remove(id).map_err(Error::from) } else { Ok(()) };
+        let undone = removed
             .and_then(|()| Ok(self.pool.delete(thin).map(drop)?))
             .and_then(|()| self.cancel(&mut state, device_id));
         state.unfinished = undone.is_err();
@@ -114,11 +127,19 @@ impl Driver {
     /// # Errors
     /// [`crate::Kind::Busy`] if some table still refers to the device: nothing has changed then.
     pub(crate) fn delete_device(&self, id: &LayerId, record: &Record) -> Result<()> {
-        let mut state = self.lock_transaction()?;
+        let mut state = self.lock_transaction(self.deadlines.transaction)?;
         let next = next_id(state.pool_id)?;
         let thin = thin_id(record)?;
         self.store.deletable(id)?;
-        let open = self.store.begin(&[Operation::delete(id.clone(), record.device_id)])?;
+        let open = match self.store.begin(&[Operation::delete(id.clone(), record.device_id)]) {
+            Ok(open) => open,
+            // It may be on the disk all the same, and would roll forward at the next start what is answered with an error now.
+            Err(error) => {
+                let closed = self.close_intent(&state);
+                state.unfinished = closed.is_err();
+                return Err(Error::from(error).and_undo(closed));
+            }
+        };
         if let Err(error) = self.pool.delete(thin) {
             // The intent would roll forward at the next start what was answered with an error now.
             let closed = self.close_intent(&state);
@@ -144,8 +165,8 @@ impl Driver {
         Ok(())
     }
 
-    /// A thin id that neither the store nor the pool knows, taken for us.
-    fn free_device_id(&self) -> Result<DeviceId> {
+    /// A thin id that neither the store nor the pool knows, taken for us until [`Driver::create_device`] or a release.
+    pub(crate) fn free_device_id(&self) -> Result<DeviceId> {
         loop {
             let device_id = self.store.propose_device_id()?;
             match self.pool.probe(as_thin_id(device_id)?) {

@@ -51,31 +51,36 @@ impl Uses {
 
     /// Sets a count; 0 forgets the layer. The caller has reserved the layer.
     pub(crate) fn set(&self, id: &LayerId, count: u32) -> Result<()> {
-        let path = file(id);
-        let written = if count == 0 {
-            match self.disk.remove(&path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                other => other,
-            }
-        } else if count == 1 && self.get(id) == 0 {
-            // The first count of a mount needs no file: where it is missing, the mount table says 1.
-            Ok(())
-        } else {
-            self.disk
-                .make_folder(Path::new(FOLDER))
-                .and_then(|()| self.disk.write(&path, count.to_string().as_bytes()))
-        };
-        written.map_err(|e| Error::Root {
-            path,
-            why: format!("cannot keep the use count of layer {id}: {e}"),
-        })?;
         let mut counts = self.counts.lock();
+        let before = counts.get(id).copied().unwrap_or(0);
         if count == 0 {
             counts.remove(id);
-        } else {
-            counts.insert(id.clone(), count);
+            match self.disk.remove(&file(id)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    // The mount is gone, so nobody will ask for it.
+                    tracing::warn!(layer = %id, %error, "a use count stays behind");
+                }
+                _ => {}
+            }
+            return Ok(());
         }
+        // The first count of a mount needs no file: where it is missing, the mount table says 1.
+        if count > 1 || before > 0 {
+            self.keep(id, count).map_err(|e| Error::Root {
+                path: file(id),
+                why: format!("cannot keep the use count of layer {id}: {e}"),
+            })?;
+        }
+        counts.insert(id.clone(), count);
         Ok(())
+    }
+
+    /// Replaced in one step, so that a process that is killed leaves the old count or the new one.
+    fn keep(&self, id: &LayerId, count: u32) -> std::io::Result<()> {
+        let new = Path::new(FOLDER).join(format!(".{}", id.file_name()));
+        self.disk.make_folder(Path::new(FOLDER))?;
+        self.disk.write(&new, count.to_string().as_bytes())?;
+        self.disk.rename(&new, &file(id))
     }
 }
 

@@ -7,6 +7,7 @@ use crate::progress::Event;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use thinlayer_dm::{Bytes, Removal};
 use thinlayer_store::{LayerId, Record};
@@ -15,27 +16,39 @@ use thinlayer_store::{LayerId, Record};
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often the worker looks whether it is to stop, and whether something is due.
+const TICK: Duration = Duration::from_millis(250);
+
 /// Ends [`Driver::run_worker`].
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<(Mutex<bool>, Condvar)>);
+pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
     /// Ends the worker after the layer that it is at.
     pub fn stop(&self) {
-        *self.0.0.lock() = true;
-        self.0.1.notify_all();
+        self.0.store(true, Ordering::Release);
     }
 
     /// Has it been asked to end?
     pub fn is_stopped(&self) -> bool {
-        *self.0.0.lock()
+        self.0.load(Ordering::Acquire)
     }
+}
+
+/// A removed layer that is still in the pool.
+#[derive(Debug)]
+struct Entry {
+    id: LayerId,
+    /// It is not looked at before this moment of the driver's clock.
+    not_before: Duration,
+    /// How long it waits after the next failure.
+    pause: Duration,
 }
 
 /// The removed layers that are still in the pool, by their opaque ids.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    ids: Mutex<VecDeque<LayerId>>,
+    entries: Mutex<VecDeque<Entry>>,
     filled: Condvar,
     /// One worker at a time, so that a layer is never worked on twice.
     pub(crate) working: Mutex<()>,
@@ -43,36 +56,43 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) fn push(&self, id: LayerId) {
-        self.ids.lock().push_back(id);
-        self.filled.notify_all();
+        self.fill(std::iter::once(id));
     }
 
     /// Adds those that are not in it.
     pub(crate) fn fill(&self, ids: impl Iterator<Item = LayerId>) {
-        let mut queue = self.ids.lock();
+        let mut entries = self.entries.lock();
         for id in ids.filter(|id| !id.is_base()) {
-            if !queue.contains(&id) {
-                queue.push_back(id);
+            if !entries.iter().any(|entry| entry.id == id) {
+                entries.push_back(Entry { id, not_before: Duration::ZERO, pause: FIRST_PAUSE });
             }
         }
         self.filled.notify_all();
     }
 
-    fn pop(&self) -> Option<LayerId> {
-        self.ids.lock().pop_front()
+    /// One that is due.
+    fn pop(&self, now: Duration) -> Option<Entry> {
+        let mut entries = self.entries.lock();
+        let due = entries.iter().position(|entry| entry.not_before <= now)?;
+        entries.remove(due)
+    }
+
+    /// Puts one back that could not be finished.
+    fn put_back(&self, entry: Entry, now: Duration) {
+        let pause = entry.pause;
+        let later = Entry { not_before: now + pause, pause: (pause * 2).min(LONGEST_PAUSE), ..entry };
+        self.entries.lock().push_back(later);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.ids.lock().len()
+        self.entries.lock().len()
     }
 
-    /// Waits for something to do, at most so long.
+    /// Waits for something new, at most so long.
     fn wait(&self, timeout: Duration) {
-        let mut ids = self.ids.lock();
-        if ids.is_empty() {
-            // Woken or not, the caller looks again.
-            let _ = self.filled.wait_for(&mut ids, timeout);
-        }
+        let mut entries = self.entries.lock();
+        // Woken or not, the caller looks again.
+        let _ = self.filled.wait_for(&mut entries, timeout);
     }
 }
 
@@ -90,51 +110,40 @@ impl Driver {
         let _working = self.queue.working.lock();
         let mut done = 0;
         let mut first_error = None;
-        let mut open = Vec::new();
-        while let Some(id) = self.queue.pop() {
-            match self.finish_removal(&id, &Stop::default()) {
+        let mut left = Vec::new();
+        // All of them, also those that wait for another try.
+        while let Some(entry) = self.queue.pop(Duration::MAX) {
+            match self.finish_removal(&entry.id, &Stop::default()) {
                 Ok(()) => done += 1,
-                Err(error) if error.kind() == Kind::Busy => {
-                    tracing::info!(layer = %id, %error, "a removed layer's device is still open; it goes later");
-                    open.push(id);
-                }
                 Err(error) => {
-                    open.push(id);
-                    first_error = first_error.or(Some(error));
+                    tracing::info!(layer = %entry.id, %error, "a removed layer is not gone yet; it goes later");
+                    if error.kind() != Kind::Busy {
+                        first_error = first_error.or(Some(error));
+                    }
+                    left.push(entry);
                 }
             }
         }
-        open.into_iter().for_each(|id| self.queue.push(id));
+        left.into_iter().for_each(|entry| self.queue.put_back(entry, self.machine.clock.now()));
         first_error.map_or(Ok(done), Err)
     }
 
     /// Works until it is stopped: for a thread of the process that owns the root for long.
     pub fn run_worker(&self, stop: &Stop) {
-        let mut pause = FIRST_PAUSE;
         while !stop.is_stopped() {
-            let Some(id) = self.queue.pop() else {
-                self.queue.wait(FIRST_PAUSE);
+            let Some(entry) = self.queue.pop(self.machine.clock.now()) else {
+                self.queue.wait(TICK);
                 continue;
             };
-            let result = {
-                let _working = self.queue.working.lock();
-                self.finish_removal(&id, stop)
-            };
-            match result {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(error) => {
-                    if pause == LONGEST_PAUSE {
-                        tracing::debug!(layer = %id, %error, "a removed layer's device is still not gone");
-                    } else {
-                        tracing::warn!(layer = %id, %error, "a removed layer is not gone yet; it is tried again");
-                    }
-                    self.queue.push(id);
-                    let mut stopped = stop.0.0.lock();
-                    if !*stopped {
-                        let _ = stop.0.1.wait_for(&mut stopped, pause);
-                    }
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+            let _working = self.queue.working.lock();
+            if let Err(error) = self.finish_removal(&entry.id, stop) {
+                // Said once aloud; a device may stay open for days.
+                if entry.pause == FIRST_PAUSE {
+                    tracing::warn!(layer = %entry.id, %error, "a removed layer is not gone yet; it is tried again");
+                } else {
+                    tracing::debug!(layer = %entry.id, %error, "a removed layer is still not gone");
                 }
+                self.queue.put_back(entry, self.machine.clock.now());
             }
         }
     }
@@ -148,8 +157,9 @@ impl Driver {
             self.queue.fill(self.store.pending_deletion().into_iter().map(|(id, _)| id));
             return Ok(());
         }
+        self.store.deletable(id)?;
         if let Some(device) = self.active.get(id) {
-            self.wait_until_closed(id, device)?;
+            self.see_whether_closed(id, device)?;
         }
         if self.options.discards() && !stop.is_stopped() {
             // Only a courtesy to the host: deleting the device frees the pool's blocks in any case.
@@ -162,7 +172,7 @@ impl Driver {
     }
 
     /// Sees whether a device that goes at its last close has gone; no transaction is spent on asking (C11).
-    fn wait_until_closed(&self, id: &LayerId, device: Device) -> Result<()> {
+    fn see_whether_closed(&self, id: &LayerId, device: Device) -> Result<()> {
         let name = self.names.device(id)?;
         match self.machine.dm.info((&name).into())? {
             Some(info) if info.open_count > 0 => Err(Error::Busy {

@@ -218,6 +218,11 @@ impl Store {
         recovery
     }
 
+    /// As [`Store::recovery`], for somebody who only looks: what may begin stays as it is.
+    pub fn compare(&self, pool: u64) -> Recovery {
+        compare(&self.tables.read(), pool)
+    }
+
     /// The pool has the transaction's id: it is complete.
     pub fn close(&self, transaction: OpenTransaction) {
         self.tables.write().pool = Some(transaction.id());

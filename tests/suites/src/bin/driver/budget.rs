@@ -122,7 +122,7 @@ pub(crate) fn a_life_keeps_its_budget(filesystem: &str) -> Result<()> {
     driver.create(&LayerId::given("grandchild")?, &thinlayer_graphdriver::CreateRequest::on(id.clone()))?;
     counted.expect(
         "create on a layer in use",
-        &[STATUS, SUSPEND_RESUME, MESSAGE, MESSAGE, SUSPEND_RESUME, MESSAGE],
+        &[STATUS, MESSAGE, SUSPEND_RESUME, MESSAGE, SUSPEND_RESUME, MESSAGE],
         2,
     )?;
     driver.put(&id, Unmount::Now)?;

@@ -4,6 +4,7 @@ mod budget;
 mod docker;
 mod fixture;
 mod generic;
+mod hardship;
 mod oracles;
 
 use std::process::ExitCode;
@@ -41,6 +42,19 @@ fn main() -> ExitCode {
         case("the pool holds what the records name", oracles::the_pool_holds_what_the_records_name);
         case("a layer's life keeps its budget", budget::a_life_keeps_its_budget);
         case("a layer's life keeps its budget under strace", budget::a_life_under_strace);
+        case("the host fills up under the loop files", hardship::the_host_fills_up);
+        case("damage in the store is set aside", hardship::damage_in_the_store_is_set_aside);
+        case("lost and foreign pools are refused", hardship::lost_and_foreign_pools_are_refused);
+        case("a given pool is used and left", hardship::a_given_pool_is_used_and_left);
+        case("given devices are checked and used", hardship::given_devices_are_checked_and_used);
+        case("a shared backing file is refused", hardship::a_shared_backing_file_is_refused);
+        case("the base and layers grow", hardship::the_base_grows);
+        tests.push(
+            test(format!("{filesystem}: acknowledged layers survive a power cut"), move || {
+                hardship::the_power_is_cut(filesystem)
+            })
+            .deadline(Duration::from_secs(240)),
+        );
         tests.push(
             test(format!("{filesystem}: layers twenty deep"), move || {
                 generic::deep_layer_read(filesystem, 20)

@@ -1,0 +1,316 @@
+//! Full disks, damaged roots and commands that make no sense.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use harness::{LoopFile, scratch_dir};
+
+use crate::fixture::{Root, options};
+
+/// A mounted file system, unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(words: &[&str], at: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&at)?;
+        let at_text = at.to_str().context("no UTF-8")?;
+        harness::run("mount", words.iter().copied().chain([at_text]))?;
+        Ok(Self(at))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _unmounted = harness::try_run("umount", [&self.0]);
+    }
+}
+
+/// A small ext4 of its own.
+fn small_disk(bytes: u64) -> Result<(Mounted, LoopFile)> {
+    let device = LoopFile::new("small", bytes)?;
+    let node = device.device().to_str().context("no UTF-8")?.to_owned();
+    harness::run("mkfs.ext4", ["-q", "-m", "0", &node])?;
+    let mounted = Mounted::new(&[&node], scratch_dir()?.join("small-disk"))?;
+    Ok((mounted, device))
+}
+
+/// Takes all the room there is.
+fn fill(folder: &Path) -> Result<PathBuf> {
+    let file = folder.join("filler");
+    // First in large blocks, then what is left in small ones.
+    for block in ["1M", "4k"] {
+        let shell =
+            format!("dd if=/dev/zero of={} bs={block} oflag=append conv=notrunc 2>/dev/null", file.display());
+        let full = harness::try_run("sh", ["-c", &shell])?;
+        ensure!(!full.status.success(), "the disk has no end");
+    }
+    harness::run("sync", ["-f", file.to_str().context("no UTF-8")?])?;
+    Ok(file)
+}
+
+pub(crate) fn full_disk() -> Result<()> {
+    let (disk, _device) = small_disk(256 << 20)?;
+    let root = Root::with(&disk.0.join("root"), options("ext4"))?;
+    root.quiet(&["create", "a"])?;
+    root.quiet(&["create", "b"])?;
+    let filler = fill(&disk.0)?;
+
+    // New layers need room for their records and say that there is none; the layers that are there can be seen and removed.
+    let mut refused = 0;
+    for n in 0..200 {
+        let id = format!("more-{n}");
+        let output = root.try_run(&["create", id.as_str()])?;
+        if !output.status.success() {
+            ensure!(output.status.code() == Some(6), "not 6: {output:?}");
+            ensure!(
+                output.stderr_text().lines().filter(|line| !line.contains("warning:")).count() == 1,
+                "{output:?}"
+            );
+            refused += 1;
+            break;
+        }
+    }
+    ensure!(refused == 1, "the disk never filled up");
+    let before = root.ids()?;
+    ensure!(before.contains("a") && before.contains("b"), "ls shows {before:?}");
+    root.run(&["status"])?;
+    root.quiet(&["rm", "b"])?;
+    ensure!(!root.ids()?.contains("b"), "b is still there");
+
+    fs::remove_file(filler)?;
+    root.quiet(&["create", "after"])?;
+    let tree = root.run(&["mount", "after"])?;
+    fs::write(Path::new(tree.trim_end()).join("file"), "x")?;
+    root.quiet(&["umount", "after"])?;
+    root.check()?;
+    let layers = root.ids()?.len();
+    root.stop_and_check()?;
+    ensure!(
+        root.devices_in_pool()? == layers + 1,
+        "{} devices for {layers} layers and the base",
+        root.devices_in_pool()?
+    );
+    drop(root);
+    Ok(())
+}
+
+pub(crate) fn disk_full_from_the_start() -> Result<()> {
+    let (disk, _device) = small_disk(64 << 20)?;
+    let filler = fill(&disk.0)?;
+    let root = Root::with(&disk.0.join("root"), options("ext4"))?;
+    let said = root.refused(&["create", "a"], 6)?;
+    ensure!(said.contains(&*disk.0.to_string_lossy()), "it does not say where: {said}");
+    fs::remove_file(filler)?;
+    // What the failed start left does not keep the next one.
+    let output = root.try_run(&["create", "a"])?;
+    ensure!(output.status.success(), "{output:?}");
+    root.check()?;
+    root.stop_and_check()?;
+    drop(root);
+    Ok(())
+}
+
+pub(crate) fn read_only_root() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    root.quiet(&["create", "a"])?;
+    root.stop_and_check()?;
+    let at = scratch_dir()?.join("read-only");
+    let mounted = Mounted::new(&["--bind", root.path.to_str().context("no UTF-8")?], at)?;
+    harness::run("mount", ["-o", "remount,bind,ro", mounted.0.to_str().context("no UTF-8")?])?;
+    let view = Root::with(&mounted.0, root.options.clone())?;
+    ensure!(view.ids()?.iter().eq(["a"]), "ls shows {:?}", view.ids()?);
+    view.run(&["tree"])?;
+    view.run(&["inspect", "a"])?;
+    view.run(&["exists", "a"])?;
+    let said = view.refused(&["create", "b"], 9)?;
+    ensure!(said.contains("read-only"), "{said}");
+    view.refused(&["rm", "a"], 9)?;
+    // What writes nothing anyway is allowed; what would is refused before it begins.
+    view.run(&["--read-only", "ls"])?;
+    view.refused(&["--read-only", "create", "b"], 2)?;
+    view.refused(&["--read-only", "status"], 8)?;
+    drop(view);
+    drop(mounted);
+
+    root.quiet(&["create", "b"])?;
+    root.run(&["--read-only", "status"])?;
+    root.run(&["--read-only", "check"])?;
+    root.stop_and_check()
+}
+
+pub(crate) fn damaged_records() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    for id in ["a", "b", "c"] {
+        root.quiet(&["create", id])?;
+    }
+    root.stop_and_check()?;
+    let metadata = root.path.join("metadata");
+    let record = fs::read(metadata.join("b"))?;
+    fs::write(metadata.join("b"), &record[..record.len() / 2])?;
+    fs::write(metadata.join("notes from an operator"), "remember the milk")?;
+    fs::write(metadata.join(".hidden"), "")?;
+    fs::create_dir(metadata.join("folder"))?;
+
+    let output = root.try_run(&["ls"])?;
+    ensure!(output.status.success() && output.stderr_text().contains('b'), "{output:?}");
+    let output = root.try_run(&["create", "d"])?;
+    ensure!(output.status.success(), "one bad record stops the start: {output:?}");
+    ensure!(root.ids()?.iter().eq(["a", "c", "d"]), "ls shows {:?}", root.ids()?);
+    // Set aside, not lost.
+    let quarantine: Vec<_> =
+        fs::read_dir(root.path.join("thinlayer/quarantine"))?.collect::<std::io::Result<_>>()?;
+    let kept = quarantine.iter().any(|entry| {
+        fs::read(entry.path()).is_ok_and(|content| record.starts_with(&content) && !content.is_empty())
+    });
+    ensure!(kept, "the damaged record is not in quarantine: {quarantine:?}");
+    for words in [&["mount", "b"][..], &["rm", "b"], &["inspect", "b"]] {
+        let said = root.refused(words, 7)?;
+        ensure!(said.contains('b'), "{said}");
+    }
+    for id in ["a", "c"] {
+        root.run(&["mount", id])?;
+        root.quiet(&["umount", id])?;
+    }
+    let report = root.try_run(&["check"])?;
+    ensure!(report.status.code() == Some(1) && report.stdout_text().contains("damaged-record"), "{report:?}");
+    root.quiet(&["rm", "a"])?;
+    fs::remove_dir(metadata.join("folder"))?;
+    root.stop_and_check()?;
+    // The device of the damaged record is nobody's to delete: base, b, c, d.
+    ensure!(root.devices_in_pool()? == 4, "{} devices are in the pool", root.devices_in_pool()?);
+    Ok(())
+}
+
+pub(crate) fn missing_loop_file() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    root.quiet(&["create", "a"])?;
+    root.stop_and_check()?;
+    for name in ["data", "metadata"] {
+        let file = root.path.join("devicemapper").join(name);
+        let away = scratch_dir()?.join("away");
+        fs::rename(&file, &away)?;
+        let output = root.try_run(&["mount", "a"])?;
+        ensure!(
+            output.status.code().is_some_and(|code| code >= 3) && output.stdout.is_empty(),
+            "{name}: {output:?}"
+        );
+        ensure!(output.stderr_text().contains(name), "{name}: {output:?}");
+        ensure!(!file.exists(), "{name} was made anew: what the old one held would be lost");
+        fs::rename(&away, &file)?;
+        let tree = root.run(&["mount", "a"])?;
+        ensure!(Path::new(tree.trim_end()).is_dir(), "{tree} is no folder");
+        root.quiet(&["umount", "a"])?;
+        root.check()?;
+        root.stop_and_check()?;
+    }
+    Ok(())
+}
+
+pub(crate) fn pool_of_another_root() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    root.quiet(&["create", "a"])?;
+    let before = root.json(&["status"])?;
+    let pool = before["pool_name"].as_str().context("no name")?;
+    let other =
+        Root::with(&scratch_dir()?.join("other"), vec![format!("dm.thinpooldev=/dev/mapper/{pool}")])?;
+    let output = other.try_run(&["create", "b"])?;
+    ensure!(
+        !output.status.success() && output.stdout.is_empty(),
+        "another root's pool was taken: {output:?}"
+    );
+    ensure!(output.stderr_text().contains(pool), "it does not name the pool: {output:?}");
+    let after = root.json(&["status"])?;
+    ensure!(after["transaction_id"] == before["transaction_id"], "the pool was worked on");
+    root.check()?;
+    root.run(&["mount", "a"])?;
+    root.quiet(&["umount", "a"])?;
+    root.stop_and_check()?;
+
+    // The other way round: the files of another root under this root's records.
+    let third = Root::new("third", "ext4")?;
+    for id in ["x", "y", "z"] {
+        third.quiet(&["create", id])?;
+    }
+    third.stop_and_check()?;
+    let folder = |root: &Root| root.path.join("devicemapper");
+    let away = scratch_dir()?.join("away");
+    fs::rename(folder(&root), &away)?;
+    fs::rename(folder(&third), folder(&root))?;
+    let output = root.try_run(&["create", "b"])?;
+    ensure!(!output.status.success(), "files of another root were taken: {output:?}");
+    fs::rename(folder(&root), folder(&third))?;
+    fs::rename(&away, folder(&root))?;
+    root.quiet(&["create", "b"])?;
+    third.quiet(&["create", "b"])?;
+    root.check()?;
+    third.check()?;
+    root.quiet(&["stop"])?;
+    third.stop_and_check()?;
+    root.thin_check()
+}
+
+pub(crate) fn nonsense() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    root.quiet(&["create", "a"])?;
+    let before = (root.ids()?, root.json(&["status"])?["transaction_id"].clone());
+    let long = "x".repeat(300);
+    for served in [false, true] {
+        let serve = if served { Some(root.serve()?) } else { None };
+        for words in [
+            &["create", "a/b"][..],
+            &["create", "base"],
+            &["create", &long],
+            &["create", ".hidden"],
+            &["create", "x", "--size", "10Q"],
+            &["create", "x", "--parent", "a/b"],
+            &["create", "x", "--size", "1M"],
+            &["create", "x", "--storage-opt", "dm.nonsense=1"],
+            &["create", "x", "--storage-opt", "dm.basesize=10Q"],
+            &["resize", "a", "10Q"],
+            &["resize", "a", "1M"],
+            &["rm", "base"],
+            &["mount", "base"],
+            &["umount", &long],
+            &["inspect", "a/b"],
+            &["frobnicate"],
+            &["create"],
+        ] {
+            root.refused(words, 2).with_context(|| format!("{words:?}, serve: {served}"))?;
+        }
+        if let Some(mut serve) = serve {
+            serve.terminate()?;
+        }
+    }
+    ensure!(
+        (root.ids()?, root.json(&["status"])?["transaction_id"].clone()) == before,
+        "something has changed"
+    );
+    root.check()?;
+    root.stop_and_check()
+}
+
+pub(crate) fn layers_in_use() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    root.quiet(&["create", "a"])?;
+    for served in [false, true] {
+        let serve = if served { Some(root.serve()?) } else { None };
+        let tree = root.run(&["mount", "a"])?;
+        let file = fs::File::create(Path::new(tree.trim_end()).join("open"))?;
+        let said = root.refused(&["umount", "a"], 5)?;
+        ensure!(said.contains("fuser") || said.contains("open"), "{said}");
+        root.refused(&["rm", "a"], 5)?;
+        root.refused(&["stop"], 5)?;
+        ensure!(root.json(&["inspect", "a"])?["uses"] == 1, "the use is not counted any more");
+        drop(file);
+        root.quiet(&["umount", "a"])?;
+        let output = root.try_run(&["umount", "a"])?;
+        ensure!(output.status.success() && output.stderr_text().contains("was not mounted"), "{output:?}");
+        root.refused(&["umount", "nobody"], 3)?;
+        if let Some(mut serve) = serve {
+            serve.terminate()?;
+        }
+    }
+    root.check()?;
+    root.stop_and_check()
+}

@@ -15,6 +15,8 @@ use thinlayer_graphdriver::{Driver, Holder, Kind, Machine, Notice, Ownership, Pr
 
 /// How long the lock is tried before the owner's socket is looked for again.
 const SLICE: Duration = Duration::from_millis(200);
+/// How long an owner has to take a question before it is answered without it.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// How often a signal is looked for while deferred work is done.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -83,7 +85,9 @@ impl Session {
                 let notice = |text: &str, warning: bool| log(text, warning);
                 let ended = || self.signals.ended();
                 let listener = Listener { progress: &*self.progress, notice: &notice, ended: &ended };
-                match client::ask(&socket, request, given, left.max(SLICE), &listener) {
+                // A question has another way to its answer.
+                let patience = if request.only_looks() { left.min(LOOK_WITHIN) } else { left };
+                match client::ask(&socket, request, given, patience.max(SLICE), &listener) {
                     Ok(answer) => return Ok(Found::Answer(Box::new(Ok(answer)))),
                     Err(NoAnswer::Failed(failure)) => return Ok(Found::Answer(Box::new(Err(failure)))),
                     Err(NoAnswer::Silent) => silent = Some(holder),

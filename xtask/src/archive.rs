@@ -86,8 +86,6 @@ impl Archive {
             ("APT::Sandbox::User", String::new()),
             ("Acquire::Languages", "none".to_owned()),
             ("Acquire::Retries", "3".to_owned()),
-            // Hooks of the host that act on its own lists and files.
-            ("APT::Update::Post-Invoke-Success::", "true".to_owned()),
         ] {
             command.args(["-o", &format!("{name}={value}")]);
         }

@@ -20,6 +20,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(crate) struct Wanted {
     /// Programs of the package `suites`.
     pub(crate) suites: Vec<String>,
+    /// Goes on without those that do not build.
+    pub(crate) suites_that_build: bool,
     /// The program `thinlayer`.
     pub(crate) program: Program,
     /// The program `bench` of the package `benches`.
@@ -79,7 +81,15 @@ pub(crate) fn build(wanted: &Wanted) -> Result<Built> {
     }
     let bins: Vec<&str> = wanted.suites.iter().flat_map(|name| ["--bin", name]).collect();
     tests.extend(bins);
-    cargo_build(&tests, wanted.release, Stdio::inherit(), &mut built)?;
+    if wanted.suites_that_build {
+        tests.push("--keep-going");
+    }
+    let done = cargo_build(&tests, wanted.release, Stdio::inherit(), &mut built);
+    match done {
+        Err(error) if !wanted.suites_that_build => return Err(error),
+        Err(_) => eprintln!("xtask: not all suites build; going on with those that do"),
+        Ok(()) => {}
+    }
     let program = ["--package", "thinlayer", "--bins"];
     match wanted.program {
         Program::Needed => cargo_build(&program, wanted.release, Stdio::inherit(), &mut built)?,
@@ -108,9 +118,6 @@ fn cargo_build(arguments: &[&str], release: bool, messages: Stdio, built: &mut B
         .stderr(messages)
         .output()
         .with_context(|| format!("cannot start `{}`", command::show(&cargo)))?;
-    if !output.status.success() {
-        bail!("`{}` failed", command::show(&cargo));
-    }
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         let Ok(message) = serde_json::from_str::<serde_json::Value>(line) else { continue };
         let Some(file) = message["executable"].as_str() else { continue };
@@ -124,6 +131,9 @@ fn cargo_build(arguments: &[&str], release: bool, messages: Stdio, built: &mut B
         } else {
             built.programs.push((name, file));
         }
+    }
+    if !output.status.success() {
+        bail!("`{}` failed", command::show(&cargo));
     }
     Ok(())
 }

@@ -89,7 +89,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     };
     let needs_program = arguments.command.first().is_some_and(|first| first == "thinlayer");
     let program = if needs_program { Program::Needed } else { Program::Welcome };
-    let wanted = Wanted { suites, program, ..Wanted::default() };
+    let suites_that_build = arguments.command.is_empty();
+    let wanted = Wanted { suites, suites_that_build, program, ..Wanted::default() };
     let built = suites::build(&wanted)?;
     let session = Session::open(&built, machine.accel, machine.keep)?;
     let code = if arguments.shell || arguments.command.is_empty() {

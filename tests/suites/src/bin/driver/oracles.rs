@@ -76,7 +76,8 @@ pub(crate) fn status_agrees_with_dmsetup(filesystem: &str) -> Result<()> {
             ["--noheadings", "--raw", "--output", "MAJ:MIN,BACK-FILE,AUTOCLEAR", node],
         )?;
         // losetup pads the number, and raw output escapes the padding.
-        let shown = shown.stdout_text().replace("\x20", "");
+        let shown = shown.stdout_text().replace("\\x20", " ");
+        let shown = shown.split_whitespace().collect::<Vec<_>>().join(" ");
         let expected = format!("{} {file} 1", words.get(index).context("a short table")?);
         ensure!(shown == expected, "losetup says {shown}, not {expected}");
     }

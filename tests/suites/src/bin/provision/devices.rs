@@ -186,7 +186,7 @@ pub(crate) fn users() -> Result<()> {
     let minor = fs::metadata(mapped.node()?)?.rdev();
     let said = format!("device-mapper device provision-user (dm-{})", DeviceNumber::from_stat(minor).minor);
     expect_users(node, &[&said])?;
-    expect_users(&mapped.node(), &[])?;
+    expect_users(&mapped.node()?, &[])?;
     let stacked = System::new().inspect(&mapped.node()?)?;
     ensure!(stacked.size == Bytes(MIB), "{stacked:?}");
     drop(mapped);

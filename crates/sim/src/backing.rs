@@ -8,8 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use thinlayer_dm::{Bytes, DeviceNumber, SECTOR_BYTES};
 use thinlayer_provision::{
-    Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, Error, FileInfo, LoopDevice, Progress,
-    Result,
+    Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, Error, FileInfo, LoopDevice,
+    Progress, Result,
 };
 
 /// Backing files, loop devices and disks of the world.
@@ -25,7 +25,9 @@ impl SimBacking {
     ) -> Result<T> {
         let call = format!("backing {action} {}", path.display());
         self.0.call(&call, |state| run(state, &call)).map_err(|errno| match errno {
-            Errno::EINVAL => Error::Unfit { path: path.to_owned(), why: "it is not what it should be".into() },
+            Errno::EINVAL => {
+                Error::Unfit { path: path.to_owned(), why: "it is not what it should be".into() }
+            }
             errno => Error::System { action, path: path.to_owned(), errno, advice: String::new() },
         })
     }

@@ -147,7 +147,9 @@ impl State {
     /// A block device's size in sectors, as it is now.
     pub(crate) fn sectors(&self, number: DeviceNumber) -> u64 {
         match number.major {
-            DM_MAJOR => self.devices.get(&number.minor).and_then(|d| d.live.as_ref()).map_or(0, Table::sectors),
+            DM_MAJOR => {
+                self.devices.get(&number.minor).and_then(|d| d.live.as_ref()).map_or(0, Table::sectors)
+            }
             LOOP_MAJOR => self.loops.get(&number.minor).map_or(0, |l| l.sectors),
             _ => self.disks.get(&number).map_or(0, |d| d.bytes / SECTOR_BYTES),
         }
@@ -231,7 +233,8 @@ impl State {
             Held::Loop { minor, .. } => number == DeviceNumber { major: LOOP_MAJOR, minor: *minor },
             Held::Mount(_) => false,
         });
-        let all = held.count() + self.tables_on(number).len() + usize::from(self.supers.contains_key(&number));
+        let all =
+            held.count() + self.tables_on(number).len() + usize::from(self.supers.contains_key(&number));
         u32::try_from(all).unwrap_or(u32::MAX)
     }
 
@@ -252,9 +255,10 @@ impl State {
                 .keys()
                 .copied()
                 .filter(|minor| {
-                    !self.devices.get(minor).is_some_and(|d| {
-                        d.tables().any(|t| matches!(t.only(), Some(Target::Pool(_))))
-                    })
+                    !self
+                        .devices
+                        .get(minor)
+                        .is_some_and(|d| d.tables().any(|t| matches!(t.only(), Some(Target::Pool(_)))))
                 })
                 .collect();
             for minor in &closed {

@@ -90,16 +90,13 @@ impl Disk for SimDisk {
                 return Err(Errno::EINVAL);
             }
             let sector = usize::try_from(SECTOR_BYTES).unwrap_or(512);
-            if content.len() <= sector {
-                st.effect(call);
-            } else {
-                st.effect_or_part(call, |st| {
-                    let sectors = st.random.below(content.len().div_ceil(sector));
-                    let part = content.get(..sectors * sector).unwrap_or_default();
-                    st.files.overwrite(at, part).unwrap_or_default();
-                })?;
-            }
-            st.files.overwrite(at, content)
+            // Done in part: written but not yet synced, and of what is longer than a sector perhaps less.
+            st.effect_or_part(call, |st| {
+                let sectors = st.random.below(content.len().div_ceil(sector)) + 1;
+                let part = content.get(..(sectors * sector).min(content.len())).unwrap_or_default();
+                st.files.overwrite(at, part, false).unwrap_or_default();
+            })?;
+            st.files.overwrite(at, content, true)
         })
     }
 

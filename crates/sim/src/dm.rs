@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use thinlayer_dm::{
-    Access, DeviceMapper, DeviceNumber, DeviceRef, DmName, DmUuid, Error, Events, Flush, Info, ListedDevice, Removal,
-    Removed, Result, SECTOR_BYTES, Sectors, Slot, Suspend, TargetVersion, Version,
+    Access, DeviceMapper, DeviceNumber, DeviceRef, DmName, DmUuid, Error, Events, Flush, Info, ListedDevice,
+    Removal, Removed, Result, SECTOR_BYTES, Sectors, Slot, Suspend, TargetVersion, Version,
 };
 
 /// Device-mapper of the world.
@@ -20,7 +20,9 @@ impl State {
     fn find(&self, device: DeviceRef<'_>) -> Answer<u32> {
         let found = match device {
             DeviceRef::Name(name) => self.devices.iter().find(|(_, d)| d.name == *name).map(|(&m, _)| m),
-            DeviceRef::Uuid(uuid) => self.devices.iter().find(|(_, d)| d.uuid.as_ref() == Some(uuid)).map(|(&m, _)| m),
+            DeviceRef::Uuid(uuid) => {
+                self.devices.iter().find(|(_, d)| d.uuid.as_ref() == Some(uuid)).map(|(&m, _)| m)
+            }
             DeviceRef::Number(number) => {
                 Some(number.minor).filter(|m| number.major == DM_MAJOR && self.devices.contains_key(m))
             }
@@ -35,7 +37,10 @@ impl State {
             uuid: device.uuid.clone(),
             number: dm(minor),
             open_count: self.open_count(dm(minor)),
-            target_count: device.live.as_ref().map_or(0, |t| u32::try_from(t.lines.len()).unwrap_or(u32::MAX)),
+            target_count: device
+                .live
+                .as_ref()
+                .map_or(0, |t| u32::try_from(t.lines.len()).unwrap_or(u32::MAX)),
             event_nr: device.event_nr,
             suspended: device.suspended,
             read_only: device.live.as_ref().is_some_and(|t| t.access == Access::ReadOnly),
@@ -131,7 +136,10 @@ impl State {
                 froze = true;
             }
         }
-        let flushes = matches!(self.devices.get(&minor).and_then(|d| d.live.as_ref()).and_then(Table::only), Some(Target::Pool(_)));
+        let flushes = matches!(
+            self.devices.get(&minor).and_then(|d| d.live.as_ref()).and_then(Table::only),
+            Some(Target::Pool(_))
+        );
         if flushes {
             self.commit(minor);
         }
@@ -149,7 +157,11 @@ impl State {
             self.events += 1;
         }
         let Some(live) = self.devices.get(&minor).and_then(|d| d.live.clone()) else {
-            return if self.devices.get(&minor).is_some_and(|d| d.suspended) { Err(Errno::EINVAL) } else { Ok(()) };
+            return if self.devices.get(&minor).is_some_and(|d| d.suspended) {
+                Err(Errno::EINVAL)
+            } else {
+                Ok(())
+            };
         };
         // The old table is gone, whatever comes of the new one.
         let bound = match live.only() {
@@ -366,7 +378,9 @@ impl DeviceMapper for SimDm {
     }
 
     fn info(&self, device: DeviceRef<'_>) -> Result<Option<Info>> {
-        self.on("info", "DM_DEV_STATUS", device, "", |st, _| st.find(device).ok().map(|m| st.info_of(m)).transpose())
+        self.on("info", "DM_DEV_STATUS", device, "", |st, _| {
+            st.find(device).ok().map(|m| st.info_of(m)).transpose()
+        })
     }
 
     fn table(&self, device: DeviceRef<'_>, slot: Slot) -> Result<(Info, Vec<thinlayer_dm::Target>)> {
@@ -402,7 +416,8 @@ impl DeviceMapper for SimDm {
                 }
             }
             let live = st.devices.get(&minor).and_then(|d| d.live.as_ref());
-            let lines = live.map_or_else(Vec::new, |table| st.show(table, |target| st.status_of(minor, target)));
+            let lines =
+                live.map_or_else(Vec::new, |table| st.show(table, |target| st.status_of(minor, target)));
             Ok((st.info_of(minor)?, lines))
         })
     }

@@ -49,20 +49,24 @@ impl Fault {
 
 /// All failures to come.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Faults(Vec<Fault>);
+pub(crate) struct Faults {
+    all: Vec<Fault>,
+    /// How many calls have failed since the last clear.
+    pub(crate) struck: u32,
+}
 
 impl Faults {
     pub(crate) fn inject(&mut self, fault: Fault) {
-        self.0.push(fault);
+        self.all.push(fault);
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     /// What this call is answered with, if a fault is meant for it.
     pub(crate) fn strike(&mut self, call: &str) -> Option<Errno> {
-        let fault = self.0.iter_mut().find(|f| f.left != Some(0) && call.starts_with(&f.call))?;
+        let fault = self.all.iter_mut().find(|f| f.left != Some(0) && call.starts_with(&f.call))?;
         if fault.skip > 0 {
             fault.skip -= 1;
             return None;
@@ -70,6 +74,7 @@ impl Faults {
         if let Some(left) = &mut fault.left {
             *left -= 1;
         }
+        self.struck += 1;
         Some(fault.errno)
     }
 }

@@ -33,7 +33,10 @@ impl BackingFile {
         if self.full {
             self.size
         } else {
-            u64::try_from(self.blocks.len()).unwrap_or(u64::MAX).saturating_mul(self.block_bytes).min(self.size)
+            u64::try_from(self.blocks.len())
+                .unwrap_or(u64::MAX)
+                .saturating_mul(self.block_bytes)
+                .min(self.size)
         }
     }
 }
@@ -117,9 +120,8 @@ impl Files {
 
     /// The inode of an absolute path.
     pub(crate) fn lookup(&self, path: &Path) -> Result<u64> {
-        Self::names(path).try_fold(ROOT_INODE, |at, name| {
-            self.entries(at)?.get(name).copied().ok_or(Errno::ENOENT)
-        })
+        Self::names(path)
+            .try_fold(ROOT_INODE, |at, name| self.entries(at)?.get(name).copied().ok_or(Errno::ENOENT))
     }
 
     /// Folder and name of a path, whether or not the name is there.
@@ -295,8 +297,8 @@ impl Files {
         }
     }
 
-    /// Overwrites a file's first bytes; durable at once, with what was unsynced.
-    pub(crate) fn overwrite(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+    /// Overwrites a file's first bytes. If `synced`, durable at once, with what was unsynced.
+    pub(crate) fn overwrite(&mut self, path: &Path, bytes: &[u8], synced: bool) -> Result<()> {
         let inode = self.lookup(path)?;
         match self.inodes.get_mut(&inode).map(|i| &mut i.body) {
             Some(Body::File { content, durable, unsynced }) => {
@@ -304,8 +306,12 @@ impl Files {
                 let Some(start) = new.get_mut(..bytes.len()) else { return Err(Errno::EINVAL) };
                 start.copy_from_slice(bytes);
                 *content = Arc::new(new);
-                *durable = content.clone();
-                unsynced.clear();
+                if synced {
+                    *durable = content.clone();
+                    unsynced.clear();
+                } else {
+                    unsynced.push(content.clone());
+                }
                 Ok(())
             }
             _ => Err(Errno::EISDIR),

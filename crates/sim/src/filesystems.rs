@@ -256,7 +256,9 @@ impl Filesystems for SimFilesystems {
                     match image.nodes.get(&inside) {
                         None => return Ok(false),
                         Some(Node::File { .. }) => return Err(Errno::ENOTDIR),
-                        Some(Node::Dir { .. }) if !image.list(&inside).is_empty() => return Err(Errno::ENOTEMPTY),
+                        Some(Node::Dir { .. }) if !image.list(&inside).is_empty() => {
+                            return Err(Errno::ENOTEMPTY);
+                        }
                         Some(Node::Dir { .. }) => {}
                     }
                     st.effect(call);
@@ -280,7 +282,13 @@ impl Filesystems for SimFilesystems {
             },
             Where::Mounted { device, inside, .. } => {
                 let fs = st.supers.get(&device).ok_or(Errno::EIO)?;
-                Ok(fs.now.list(&inside).into_iter().filter(|(_, is_dir)| *is_dir).map(|(name, _)| name).collect())
+                Ok(fs
+                    .now
+                    .list(&inside)
+                    .into_iter()
+                    .filter(|(_, is_dir)| *is_dir)
+                    .map(|(name, _)| name)
+                    .collect())
             }
         })
     }

@@ -51,7 +51,8 @@ impl State {
         allocation: Allocation,
         call: &str,
     ) -> Result<Ensured> {
-        let before = self.files.backing(path)?.map(|(inode, file)| (inode, file.size, file.allocated(), file.full));
+        let before =
+            self.files.backing(path)?.map(|(inode, file)| (inode, file.size, file.allocated(), file.full));
         if let Some((_, old, _, full)) = before {
             let filled = full || allocation == Allocation::Sparse;
             if old >= size && filled {

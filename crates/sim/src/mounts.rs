@@ -307,8 +307,7 @@ impl State {
             kind: kind.into(),
             read_only: false,
         };
-        let mut all =
-            vec![fixed("/", (8, 1), "/dev/sda1", "ext4"), fixed("/run", (0, 25), "tmpfs", "tmpfs")];
+        let mut all = vec![fixed("/", (8, 1), "/dev/sda1", "ext4"), fixed("/run", (0, 25), "tmpfs", "tmpfs")];
         all.extend(self.mounts.iter().filter(|m| !m.detached).map(|m| Mount {
             target: m.target.clone(),
             device: (m.device.major, m.device.minor),
@@ -355,7 +354,8 @@ impl State {
             b & 0xffff_ffff_ffff
         );
         let image = Image { kind, uuid, size, nodes: std::collections::BTreeMap::new(), next_block: 3 };
-        self.write_place(place, &[0, 1, 2, last], Content::Filesystem(Arc::new(image))).map_err(|_| Errno::EIO)?;
+        self.write_place(place, &[0, 1, 2, last], Content::Filesystem(Arc::new(image)))
+            .map_err(|_| Errno::EIO)?;
         if let Place::Thin { metadata, .. } = place
             && let Some(pool) = self.pool_on(metadata)
         {

@@ -1,11 +1,14 @@
 //! The thin-pool and thin targets: tables, modes, messages, mappings, and a metadata device that keeps only what was committed.
 
-use crate::devices::{Place, Target, dm};
+mod blocks;
+mod messages;
+
+use crate::devices::{Target, dm};
 use crate::files::BackingFile;
 use crate::image::Content;
 use crate::state::{Result, State, Storage};
 use nix::errno::Errno;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +84,8 @@ impl PoolMetadata {
     pub(crate) fn metadata_used(&self) -> u64 {
         let mappings = self.volumes.values().map(|v| v.blocks.len()).sum::<usize>();
         let trees = self.volumes.len() + mappings / 126 + self.shares.len() / 512;
-        (self.reserve() + 7 + u64::try_from(trees).unwrap_or(u64::MAX) + self.ballast).min(self.metadata_blocks)
+        (self.reserve() + 7 + u64::try_from(trees).unwrap_or(u64::MAX) + self.ballast)
+            .min(self.metadata_blocks)
     }
 
     pub(crate) fn data_used(&self) -> u64 {
@@ -175,7 +179,9 @@ impl State {
     /// Understands a pool's table line and opens or formats its metadata, as the target's constructor does.
     pub(crate) fn construct_pool(&mut self, minor: u32, params: &str) -> Result<PoolSpec> {
         let words: Vec<&str> = params.split_ascii_whitespace().collect();
-        let [metadata, data, block, low_water, rest @ ..] = words.as_slice() else { return Err(Errno::EINVAL) };
+        let [metadata, data, block, low_water, rest @ ..] = words.as_slice() else {
+            return Err(Errno::EINVAL);
+        };
         let mut features = Features::default();
         if let [count, names @ ..] = rest {
             let count = usize::try_from(number(count)?).map_err(|_| Errno::EINVAL)?;
@@ -240,7 +246,9 @@ impl State {
         };
         let twice = self.pools.iter().find(|(_, pool)| pool.metadata == storage).map(|(&other, _)| other);
         if let Some(other) = twice {
-            self.violation(format!("two pools, dm-{other} and dm-{minor}, have the same metadata below them"));
+            self.violation(format!(
+                "two pools, dm-{other} and dm-{minor}, have the same metadata below them"
+            ));
         }
         let pool = Pool {
             metadata: storage,
@@ -387,7 +395,8 @@ impl State {
         } else {
             "discard_passdown"
         };
-        let no_space = if pool.features.error_if_no_space { "error_if_no_space" } else { "queue_if_no_space" };
+        let no_space =
+            if pool.features.error_if_no_space { "error_if_no_space" } else { "queue_if_no_space" };
         let check = if m.needs_check { "needs_check" } else { "-" };
         format!(
             "{} {}/{} {}/{} {held} {mode} {discard} {no_space} {check} {} ",
@@ -415,249 +424,6 @@ impl State {
         }
     }
 
-    /// Serves a message to a pool's live target. `call` is what the log says.
-    pub(crate) fn pool_message(&mut self, minor: u32, message: &str, call: &str) -> Result<()> {
-        let pool = self.pools.get(&minor).ok_or(Errno::EINVAL)?;
-        if pool.mode >= Mode::OutOfMetadataSpace {
-            return Err(Errno::EOPNOTSUPP);
-        }
-        let now = pool.now.clone();
-        let words: Vec<&str> = message.split_ascii_whitespace().collect();
-        let next = match words.as_slice() {
-            ["create_thin", id] => {
-                let id = thin_id(id)?;
-                if now.volumes.contains_key(&id) {
-                    return Err(Errno::EEXIST);
-                }
-                let mut next = now.as_ref().clone();
-                let volume = Volume {
-                    created: now.transaction_id,
-                    blocks: Arc::default(),
-                    content: Content::Blank,
-                    data: None,
-                };
-                next.volumes.insert(id, volume);
-                next
-            }
-            ["create_snap", id, origin] => {
-                let (id, origin) = (thin_id(id)?, thin_id(origin)?);
-                if now.volumes.contains_key(&id) {
-                    return Err(Errno::EEXIST);
-                }
-                let volume = now.volumes.get(&origin).ok_or(Errno::ENODATA)?;
-                self.watch_snapshot(minor, origin);
-                let mut next = now.as_ref().clone();
-                let shares = Arc::make_mut(&mut next.shares);
-                for block in volume.blocks.values() {
-                    *shares.entry(*block).or_default() += 1;
-                }
-                next.volumes.insert(id, Volume { created: now.transaction_id, ..volume.clone() });
-                next
-            }
-            ["delete", id] => {
-                let id = thin_id(id)?;
-                let volume = now.volumes.get(&id).ok_or(Errno::ENODATA)?;
-                if self.thin_tables(minor, id).next().is_some() {
-                    return Err(Errno::EBUSY);
-                }
-                let mut next = now.as_ref().clone();
-                for block in volume.blocks.values() {
-                    next.unshare(*block);
-                }
-                next.volumes.remove(&id);
-                next
-            }
-            ["set_transaction_id", from, to] => {
-                let (from, to) = (number(from)?, number(to)?);
-                if from != now.transaction_id {
-                    return Err(Errno::EINVAL);
-                }
-                let mut next = now.as_ref().clone();
-                next.transaction_id = to;
-                next
-            }
-            ["reserve_metadata_snap"] => {
-                if now.held_root.is_some() {
-                    return Err(Errno::EBUSY);
-                }
-                let mut next = now.as_ref().clone();
-                next.held_root = Some(next.metadata_used());
-                next
-            }
-            ["release_metadata_snap"] => {
-                if now.held_root.is_none() {
-                    return Err(Errno::EINVAL);
-                }
-                let mut next = now.as_ref().clone();
-                next.held_root = None;
-                next
-            }
-            _ => return Err(Errno::EINVAL),
-        };
-        self.effect(call);
-        if let Some(pool) = self.pools.get_mut(&minor) {
-            pool.now = Arc::new(next);
-            if pool.mode == Mode::OutOfDataSpace && pool.now.free_block().is_some() {
-                pool.mode = Mode::Write;
-                pool.full_since = None;
-            }
-        }
-        self.commit(minor);
-        Ok(())
-    }
-
-    /// The devices whose tables, live or not, are this thin device's.
-    fn thin_tables(&self, pool: u32, id: u32) -> impl Iterator<Item = (u32, bool)> {
-        self.devices.iter().flat_map(move |(&minor, device)| {
-            let is_it = move |target: Option<&Target>| {
-                matches!(target, Some(Target::Thin { pool: p, id: i }) if p.minor == pool && *i == id)
-            };
-            let live = device.live.as_ref().is_some_and(|t| is_it(t.only()));
-            let inactive = device.inactive.as_ref().is_some_and(|t| is_it(t.only()));
-            [live.then_some((minor, true)), inactive.then_some((minor, false))].into_iter().flatten()
-        })
-    }
-
-    /// A snapshot of something that is being written is none.
-    fn watch_snapshot(&mut self, pool: u32, origin: u32) {
-        let active: Vec<u32> =
-            self.thin_tables(pool, origin).filter(|(_, live)| *live).map(|(minor, _)| minor).collect();
-        for minor in active {
-            let Some(device) = self.devices.get(&minor) else { continue };
-            let dirty = self.supers.get(&dm(minor)).is_some_and(|fs| !fs.is_clean());
-            if !device.suspended || dirty {
-                let name = device.name.clone();
-                self.violation(format!(
-                    "snapshot of thin device {origin} while {name} was {}",
-                    if device_is_suspended(self, minor) { "dirty" } else { "active and not suspended" }
-                ));
-            }
-        }
-    }
-
-    /// Another device is active with the same thin id.
-    pub(crate) fn watch_activation(&mut self, minor: u32, pool: u32, id: u32) {
-        let other = self.thin_tables(pool, id).find(|&(other, live)| {
-            live && other != minor && self.writable(dm(other)) && self.writable(dm(minor))
-        });
-        if let Some((other, _)) = other {
-            self.violation(format!("thin device {id} is active twice with write access: dm-{other} and dm-{minor}"));
-        }
-    }
-
-    /// The pool device whose metadata is on this storage.
-    pub(crate) fn pool_on(&self, metadata: Storage) -> Option<u32> {
-        self.pools.iter().find(|(_, pool)| pool.metadata == metadata).map(|(&minor, _)| minor)
-    }
-
-    pub(crate) fn thin_content(&self, metadata: Storage, id: u32) -> Content {
-        let Some(pool) = self.pool_on(metadata).and_then(|minor| self.pools.get(&minor)) else {
-            return Content::Garbage;
-        };
-        let Some(volume) = pool.now.volumes.get(&id) else { return Content::Garbage };
-        // Mappings of another data device lead to whatever is there.
-        if volume.data.is_some() && volume.data != self.storage(pool.data_device) {
-            return Content::Garbage;
-        }
-        volume.content.clone()
-    }
-
-    /// Gives blocks of a thin device room of their own, and then a new content. Not committed.
-    ///
-    /// # Errors
-    /// ENOSPC if the pool is full, EIO if it cannot be written or the host has no room for a block.
-    pub(crate) fn write_thin(&mut self, metadata: Storage, id: u32, blocks: &[u64], content: Content) -> Result<()> {
-        let minor = self.pool_on(metadata).ok_or(Errno::EIO)?;
-        let Some(pool) = self.pools.get(&minor) else { return Err(Errno::EIO) };
-        if pool.mode > Mode::OutOfDataSpace {
-            return Err(Errno::EIO);
-        }
-        let data = self.storage(pool.data_device);
-        let file = match data {
-            Some(Storage::File(inode)) => Some(inode),
-            _ => None,
-        };
-        let block_bytes = pool.now.block_sectors * thinlayer_dm::SECTOR_BYTES;
-        for &at in blocks {
-            let Some(pool) = self.pools.get_mut(&minor) else { return Err(Errno::EIO) };
-            let old = pool.now.volumes.get(&id).ok_or(Errno::EIO)?.blocks.get(&at).copied();
-            if old.is_some_and(|b| pool.now.shares.get(&b) == Some(&1)) {
-                continue;
-            }
-            let Some(new) = pool.now.free_block() else {
-                let since = self.now;
-                if pool.mode == Mode::Write {
-                    pool.mode = Mode::OutOfDataSpace;
-                    pool.full_since = (!pool.features.error_if_no_space).then_some(since);
-                    self.table_event(minor);
-                }
-                return Err(Errno::ENOSPC);
-            };
-            if let Some(inode) = file
-                && !self.files.allocate_block(inode, new, block_bytes)
-            {
-                return Err(Errno::EIO);
-            }
-            let Some(pool) = self.pools.get_mut(&minor) else { return Err(Errno::EIO) };
-            let now = Arc::make_mut(&mut pool.now);
-            if let Some(old) = old {
-                now.unshare(old);
-            }
-            Arc::make_mut(&mut now.shares).insert(new, 1);
-            if let Some(volume) = now.volumes.get_mut(&id) {
-                Arc::make_mut(&mut volume.blocks).insert(at, new);
-            }
-            if now.data_blocks - now.data_used() <= pool.low_water && !pool.low_water_told {
-                pool.low_water_told = true;
-                self.table_event(minor);
-            }
-        }
-        if let Some(pool) = self.pools.get_mut(&minor)
-            && let Some(volume) = Arc::make_mut(&mut pool.now).volumes.get_mut(&id)
-        {
-            volume.content = content;
-            volume.data = data;
-        }
-        self.watch_metadata(minor);
-        Ok(())
-    }
-
-    /// Unmaps a thin device's blocks: all of them, or the lower half. Not committed. `false`: the pool does not do that.
-    pub(crate) fn discard_thin(&mut self, metadata: Storage, id: u32, all: bool) -> bool {
-        let Some(minor) = self.pool_on(metadata) else { return false };
-        let Some(pool) = self.pools.get_mut(&minor) else { return false };
-        if pool.features.ignore_discard || pool.mode > Mode::OutOfDataSpace {
-            return false;
-        }
-        let passdown = !pool.features.no_discard_passdown;
-        let now = Arc::make_mut(&mut pool.now);
-        let Some(volume) = now.volumes.get_mut(&id) else { return false };
-        let count = if all { volume.blocks.len() } else { volume.blocks.len() / 2 };
-        let gone: Vec<(u64, u64)> = volume.blocks.iter().take(count).map(|(&at, &block)| (at, block)).collect();
-        let blocks = Arc::make_mut(&mut volume.blocks);
-        for (at, _) in &gone {
-            blocks.remove(at);
-        }
-        volume.content = if all { Content::Blank } else { Content::Garbage };
-        let freed: BTreeSet<u64> = gone.iter().filter(|(_, block)| now.unshare(*block)).map(|(_, b)| *b).collect();
-        let data_device = pool.data_device;
-        if passdown && let Some(Storage::File(inode)) = self.storage(data_device) {
-            self.files.punch(inode, &freed.into_iter().collect::<Vec<_>>());
-        }
-        true
-    }
-
-    /// The bytes that a place has been given on the device: block numbers in the pool's unit.
-    pub(crate) fn block_bytes(&self, place: Place) -> u64 {
-        match place {
-            Place::Thin { metadata, .. } => self
-                .pool_on(metadata)
-                .and_then(|minor| self.pools.get(&minor))
-                .map_or(1 << 16, |pool| pool.now.block_sectors * thinlayer_dm::SECTOR_BYTES),
-            Place::Storage(_) => 1 << 16,
-        }
-    }
-
     /// Time has passed for the pools: a second is enough for a commit, a minute ends the patience with a full one.
     pub(crate) fn pools_over_time(&mut self) {
         let minors: Vec<u32> = self.pools.keys().copied().collect();
@@ -673,10 +439,6 @@ impl State {
             }
         }
     }
-}
-
-fn device_is_suspended(state: &State, minor: u32) -> bool {
-    state.devices.get(&minor).is_some_and(|device| device.suspended)
 }
 
 impl BackingFile {

@@ -111,7 +111,8 @@ impl State {
     /// A copy that goes its own way.
     fn fork(&self, process_is_dead: bool) -> Self {
         // The lists that are not part of the world are short or empty here.
-        let mut fork = Self { dead: process_is_dead, crash_in: None, capturing: false, fresh: false, ..self.clone() };
+        let mut fork =
+            Self { dead: process_is_dead, crash_in: None, capturing: false, fresh: false, ..self.clone() };
         fork.new_effects.clear();
         fork.new_captures.clear();
         fork
@@ -166,6 +167,10 @@ impl State {
 
     pub(crate) fn clear_faults(&mut self) {
         self.faults.clear();
+    }
+
+    pub(crate) fn faults_struck(&self) -> u32 {
+        self.faults.struck
     }
 
     pub(crate) fn effects(&self) -> u64 {
@@ -304,8 +309,16 @@ impl Drop for Guard<'_> {
             self.state.fresh = false;
             let mut captures = self.shared.captures.lock();
             let parts = std::mem::take(&mut self.state.new_captures);
-            captures.extend(parts.into_iter().map(|(effects, part, state)| Captured { effects, part, state }));
-            captures.push(Captured { effects: self.state.effects, part: false, state: self.state.fork(true) });
+            captures.extend(parts.into_iter().map(|(effects, part, state)| Captured {
+                effects,
+                part,
+                state,
+            }));
+            captures.push(Captured {
+                effects: self.state.effects,
+                part: false,
+                state: self.state.fork(true),
+            });
         }
     }
 }

@@ -167,6 +167,11 @@ impl World {
         self.shared.lock().clear_faults();
     }
 
+    /// How many calls have failed by faults since they were last cleared.
+    pub fn faults_struck(&self) -> u32 {
+        self.shared.lock().faults_struck()
+    }
+
     /// The next `calls` calls of `run_within` do not come back before their deadline.
     pub fn hang_next(&self, calls: u32) {
         self.shared.lock().hang_next = calls;
@@ -201,7 +206,12 @@ impl World {
     }
 
     /// A disk that somebody may name. `signature` is what is on it, such as `ext4` or `LVM2_member`.
-    pub fn add_block_device(&self, path: impl Into<PathBuf>, size: Bytes, signature: Option<&str>) -> DeviceNumber {
+    pub fn add_block_device(
+        &self,
+        path: impl Into<PathBuf>,
+        size: Bytes,
+        signature: Option<&str>,
+    ) -> DeviceNumber {
         let mut state = self.shared.lock();
         let minor = u32::try_from(state.disks.len()).unwrap_or(u32::MAX).saturating_add(1) * 16;
         let number = DeviceNumber { major: 8, minor };

@@ -1,4 +1,5 @@
 //! The driver on the simulated machine: one layer's whole life.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's")]
 
 use std::sync::Arc;
 use thinlayer_graphdriver::{CreateRequest, Driver, LayerId, Options, Silent, Unmount};

@@ -57,7 +57,10 @@ impl<'a> Bench<'a> {
             }
         };
         for target in self.mounts.borrow_mut().drain(..).rev() {
-            while matches!(self.fs().unmount(&target, Unmount::Lazy), Ok(thinlayer_filesystem::Unmounted::Done)) {}
+            while matches!(
+                self.fs().unmount(&target, Unmount::Lazy),
+                Ok(thinlayer_filesystem::Unmounted::Done)
+            ) {}
         }
         for name in self.devices.borrow_mut().drain(..).rev() {
             note(remove(self.dm(), &name));
@@ -137,7 +140,12 @@ impl<'a> Bench<'a> {
         self.pool_on(metadata, data, features)
     }
 
-    pub(super) fn pool_on(&self, metadata: Attachment, data: Attachment, features: &str) -> Result<Pool, Failure> {
+    pub(super) fn pool_on(
+        &self,
+        metadata: Attachment,
+        data: Attachment,
+        features: &str,
+    ) -> Result<Pool, Failure> {
         let table = pool_line(&metadata, &data, BLOCK, 0, features);
         let info = self.device("pool", &[table])?;
         Ok(Pool { name: info.name.clone(), info, metadata, data })
@@ -235,7 +243,13 @@ pub(super) fn line(start: u64, len: u64, kind: &str, params: &str) -> Target {
     Target { start: Sectors(start), len: Sectors(len), kind: kind.into(), params: params.into() }
 }
 
-pub(super) fn pool_line(metadata: &Attachment, data: &Attachment, block: u64, low_water: u64, features: &str) -> Target {
+pub(super) fn pool_line(
+    metadata: &Attachment,
+    data: &Attachment,
+    block: u64,
+    low_water: u64,
+    features: &str,
+) -> Target {
     let params = format!("{} {} {block} {low_water} {features}", metadata.number, data.number);
     line(0, data.size.to_sectors().0, "thin-pool", params.trim_end())
 }
@@ -266,7 +280,9 @@ pub(super) fn pool_status(bench: &Bench<'_>, pool: &DmName) -> Result<PoolStatus
     let text = bench.status(pool)?;
     let bad = || Failure::new(format!("pool status {text:?}"));
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    let [id, metadata, data, held, mode, discard, no_space, check, ..] = words.as_slice() else { return Err(bad()) };
+    let [id, metadata, data, held, mode, discard, no_space, check, ..] = words.as_slice() else {
+        return Err(bad());
+    };
     let pair = |text: &str| {
         let (used, total) = text.split_once('/')?;
         Some((used.parse().ok()?, total.parse().ok()?))

@@ -337,7 +337,11 @@ fn events(b: &Bench<'_>) -> Outcome {
 fn messages(b: &Bench<'_>) -> Outcome {
     let info = b.zero("zero", 8)?;
     refused!(b.dm().message((&info.name).into(), Sectors(0), "hello"), Kind::Invalid, "a message");
-    refused!(b.dm().message((&info.name).into(), Sectors(8), "hello"), Kind::Invalid, "a message past the end");
+    refused!(
+        b.dm().message((&info.name).into(), Sectors(8), "hello"),
+        Kind::Invalid,
+        "a message past the end"
+    );
     let bare = b.name("bare")?;
     b.dm().create(&bare, None)?;
     refused!(b.dm().message((&bare).into(), Sectors(0), "hello"), Kind::Invalid, "a message without a table");
@@ -368,7 +372,11 @@ fn claimed(b: &Bench<'_>) -> Outcome {
     b.fs().mount(&request)?;
     let name = b.name("late")?;
     b.dm().create(&name, None)?;
-    refused!(b.dm().load((&name).into(), &[on], Access::ReadWrite), Kind::Busy, "a table on a mounted device");
+    refused!(
+        b.dm().load((&name).into(), &[on], Access::ReadWrite),
+        Kind::Busy,
+        "a table on a mounted device"
+    );
     Ok(())
 }
 
@@ -382,7 +390,11 @@ fn nodes(b: &Bench<'_>) -> Outcome {
     b.remove(&one.name)?;
     b.dm().rename(&two.name, &one.name)?;
     let renamed = b.info(&one.name)?;
-    same!(b.backing().inspect(&b.node(&renamed)?)?.number, two.number, "who the node of the new name leads to");
+    same!(
+        b.backing().inspect(&b.node(&renamed)?)?.number,
+        two.number,
+        "who the node of the new name leads to"
+    );
     b.dm().forget_node(&two.name, two.number)?;
     Ok(())
 }

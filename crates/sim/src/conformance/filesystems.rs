@@ -44,7 +44,10 @@ fn detect(b: &Bench<'_>) -> Outcome {
     };
     let lengths: Vec<usize> = uuid.split('-').map(str::len).collect();
     same!(lengths, vec![8, 4, 4, 4, 12], "the parts of {uuid}");
-    ensure!(uuid.bytes().all(|c| c == b'-' || c.is_ascii_digit() || (b'a'..=b'f').contains(&c)), "uuid {uuid}");
+    ensure!(
+        uuid.bytes().all(|c| c == b'-' || c.is_ascii_digit() || (b'a'..=b'f').contains(&c)),
+        "uuid {uuid}"
+    );
     refused!(b.fs().detect(&b.path("nothing")), ErrorKind::NotFound, "a device that is not there");
     Ok(())
 }
@@ -63,7 +66,10 @@ fn xfs(b: &Bench<'_>) -> Outcome {
     ensure!(b.mkfs_at(&small.node, Kind::Xfs).is_err(), "xfs on 64 MiB");
     let disk = disk(b, "disk", 400 * MIB)?;
     b.mkfs_at(&disk.node, Kind::Xfs)?;
-    ensure!(matches!(b.fs().detect(&disk.node)?, Detected::Known { kind: Kind::Xfs, .. }), "xfs is not detected");
+    ensure!(
+        matches!(b.fs().detect(&disk.node)?, Detected::Known { kind: Kind::Xfs, .. }),
+        "xfs is not detected"
+    );
     let target = b.folder("mnt")?;
     b.fs().mount(&b.request(&disk.node, &target, Kind::Xfs))?;
     b.lab.write(&target.join("file"), b"xfs")?;
@@ -95,13 +101,19 @@ fn mount_table(b: &Bench<'_>) -> Outcome {
     let disk = made(b, "disk")?;
     let target = b.folder("mnt")?;
     same!(b.fs().unmount(&target, Unmount::Now)?, Unmounted::NotMounted, "an unmount of nothing");
-    same!(b.fs().unmount(&b.path("absent"), Unmount::Lazy)?, Unmounted::NotMounted, "an unmount of no folder");
+    same!(
+        b.fs().unmount(&b.path("absent"), Unmount::Lazy)?,
+        Unmounted::NotMounted,
+        "an unmount of no folder"
+    );
     b.fs().mount(&b.request(&disk.node, &target, Kind::Ext4))?;
     let mounts = b.fs().mounts()?;
     ensure!(mounts.iter().any(|m| m.target == *"/"), "no / in the mount table");
-    let last = mounts.last().map(|m| (m.target.clone(), m.device, m.source.clone(), m.kind.clone(), m.read_only));
+    let last =
+        mounts.last().map(|m| (m.target.clone(), m.device, m.source.clone(), m.kind.clone(), m.read_only));
     let number = (disk.number.major, disk.number.minor);
-    let expected = (target.clone(), number, disk.node.to_string_lossy().into_owned(), "ext4".to_owned(), false);
+    let expected =
+        (target.clone(), number, disk.node.to_string_lossy().into_owned(), "ext4".to_owned(), false);
     same!(last, Some(expected), "its last line");
     b.unmount(&target)?;
     ensure!(b.fs().mounts()?.iter().all(|m| m.target != target), "it is still in the mount table");
@@ -115,8 +127,16 @@ fn bad_mounts(b: &Bench<'_>) -> Outcome {
     let gone = b.path("gone");
     refused!(b.fs().mount(&b.request(&gone, &target, Kind::Ext4)), ErrorKind::NotFound, "no device");
     refused!(b.fs().mount(&b.request(&disk.node, &gone, Kind::Ext4)), ErrorKind::NotFound, "no mount point");
-    refused!(b.fs().mount(&b.request(&empty.node, &target, Kind::Ext4)), ErrorKind::Damaged, "no file system");
-    refused!(b.fs().mount(&b.request(&disk.node, &target, Kind::Xfs)), ErrorKind::Damaged, "another file system");
+    refused!(
+        b.fs().mount(&b.request(&empty.node, &target, Kind::Ext4)),
+        ErrorKind::Damaged,
+        "no file system"
+    );
+    refused!(
+        b.fs().mount(&b.request(&disk.node, &target, Kind::Xfs)),
+        ErrorKind::Damaged,
+        "another file system"
+    );
     ensure!(b.fs().mounts()?.iter().all(|m| m.target != target), "something is mounted");
     Ok(())
 }
@@ -130,7 +150,11 @@ fn busy(b: &Bench<'_>) -> Outcome {
     refused!(b.fs().unmount(&target, Unmount::Now), ErrorKind::Busy, "an unmount");
     same!(b.fs().unmount(&target, Unmount::Lazy)?, Unmounted::Done, "a lazy one");
     ensure!(b.fs().mounts()?.iter().all(|m| m.target != target), "it is still in the mount table");
-    refused!(b.dm().remove((&thin.name).into(), Removal::Now), thinlayer_dm::Kind::Busy, "removal of the device");
+    refused!(
+        b.dm().remove((&thin.name).into(), Removal::Now),
+        thinlayer_dm::Kind::Busy,
+        "removal of the device"
+    );
     drop(inside);
     b.remove(&thin.name)?;
     Ok(())
@@ -148,7 +172,10 @@ fn read_only(b: &Bench<'_>) -> Outcome {
         ErrorKind::ReadOnly,
         "a folder"
     );
-    ensure!(b.fs().mounts()?.iter().any(|m| m.target == target && m.read_only), "the mount table does not say so");
+    ensure!(
+        b.fs().mounts()?.iter().any(|m| m.target == target && m.read_only),
+        "the mount table does not say so"
+    );
     b.unmount(&target)?;
     request.no_recovery = true;
     b.fs().mount(&request)?;
@@ -177,7 +204,11 @@ fn twice(b: &Bench<'_>) -> Outcome {
     b.lab.write(&one.join("file"), b"seen")?;
     same!(b.lab.read(&two.join("file"))?, Some(b"seen".to_vec()), "through the other");
     b.unmount(&one)?;
-    refused!(b.dm().remove((&thin.name).into(), Removal::Now), thinlayer_dm::Kind::Busy, "removal of the device");
+    refused!(
+        b.dm().remove((&thin.name).into(), Removal::Now),
+        thinlayer_dm::Kind::Busy,
+        "removal of the device"
+    );
     b.unmount(&two)?;
     b.remove(&thin.name)
 }

@@ -22,7 +22,10 @@ fn make(b: &Bench<'_>) -> Outcome {
     same!(b.fs().dirs(&b.path("a"))?, vec!["b".to_owned()], "what is in a");
     b.lab.write(&b.path("file"), b"x")?;
     ensure!(b.fs().make_dir(&b.path("file"), 0o700, Owner::default()).is_err(), "a file became a folder");
-    ensure!(b.fs().make_dir(&b.path("file/below"), 0o700, Owner::default()).is_err(), "a folder below a file");
+    ensure!(
+        b.fs().make_dir(&b.path("file/below"), 0o700, Owner::default()).is_err(),
+        "a folder below a file"
+    );
     Ok(())
 }
 
@@ -91,7 +94,10 @@ fn free(b: &Bench<'_>) -> Outcome {
     let host = b.fs().free_bytes(&target)?;
     b.fs().mount(&b.request(&disk.node, &target, Kind::Ext4))?;
     let inside = b.fs().free_bytes(&target)?;
-    ensure!(inside < 64 * MIB && inside > 16 * MIB && inside < host, "{inside} bytes in 64 MiB, {host} outside");
+    ensure!(
+        inside < 64 * MIB && inside > 16 * MIB && inside < host,
+        "{inside} bytes in 64 MiB, {host} outside"
+    );
     refused!(b.fs().free_bytes(&b.path("none")), ErrorKind::NotFound, "of no path");
     Ok(())
 }

@@ -91,7 +91,9 @@ fn transaction_id(b: &Bench<'_>) -> Outcome {
 fn large_ids(b: &Bench<'_>) -> Outcome {
     let pool = b.pool(64 * MIB, "1 skip_block_zeroing")?;
     b.message(&pool, "create_thin 1")?;
-    for message in ["create_thin 16777216", "create_snap 16777216 1", "create_snap 2 16777216", "delete 16777216"] {
+    for message in
+        ["create_thin 16777216", "create_snap 16777216 1", "create_snap 2 16777216", "delete 16777216"]
+    {
         refused!(b.message(&pool, message), Kind::Invalid, "{message}");
     }
     Ok(())

@@ -88,7 +88,11 @@ fn ignored_discards(b: &Bench<'_>) -> Outcome {
     let pool = b.pool(DATA, "1 ignore_discard")?;
     same!(pool_status(b, &pool.name)?.discard, "ignore_discard", "discards in the status");
     let table = [pool_line(&pool.metadata, &pool.data, BLOCK, 0, "")];
-    refused!(b.dm().load((&pool.name).into(), &table, Access::ReadWrite), Kind::Invalid, "a table that changes it");
+    refused!(
+        b.dm().load((&pool.name).into(), &table, Access::ReadWrite),
+        Kind::Invalid,
+        "a table that changes it"
+    );
     Ok(())
 }
 
@@ -107,11 +111,16 @@ fn bad_tables(b: &Bench<'_>) -> Outcome {
         format!("{m} {d} {BLOCK} 0 9 skip_block_zeroing"),
         format!("{m} {d} {BLOCK} 0 2 skip_block_zeroing"),
     ] {
-        let result = b.dm().load((&name).into(), &[line(0, DATA / 512, "thin-pool", &params)], Access::ReadWrite);
+        let result =
+            b.dm().load((&name).into(), &[line(0, DATA / 512, "thin-pool", &params)], Access::ReadWrite);
         refused!(result, Kind::Invalid, "{params}");
     }
     let past = line(0, DATA / 512 + BLOCK, "thin-pool", &format!("{m} {d} {BLOCK} 0"));
-    refused!(b.dm().load((&name).into(), &[past], Access::ReadWrite), Kind::Invalid, "more than the data device has");
+    refused!(
+        b.dm().load((&name).into(), &[past], Access::ReadWrite),
+        Kind::Invalid,
+        "more than the data device has"
+    );
     let nobody = line(0, DATA / 512, "thin-pool", &format!("{m} 240:77 {BLOCK} 0"));
     refused!(b.dm().load((&name).into(), &[nobody], Access::ReadWrite), Kind::NotFound, "no data device");
     Ok(())
@@ -265,7 +274,11 @@ fn autoclear(b: &Bench<'_>) -> Outcome {
     let (name, files) = (pool.name.clone(), [b.path("metadata"), b.path("data")]);
     drop(pool);
     let held = || -> Result<usize, Failure> {
-        Ok(b.backing().loops()?.iter().filter(|l| numbers.contains(&l.number) && files.contains(&l.file)).count())
+        Ok(b.backing()
+            .loops()?
+            .iter()
+            .filter(|l| numbers.contains(&l.number) && files.contains(&l.file))
+            .count())
     };
     std::thread::sleep(std::time::Duration::from_millis(50));
     same!(held()?, 2, "loop devices under the pool");
@@ -285,10 +298,18 @@ fn unbound_pool(b: &Bench<'_>) -> Outcome {
     let name = b.name("thin")?;
     b.dm().create(&name, None)?;
     let thin = [line(0, 2048, "thin", &format!("{} 1", info.number))];
-    refused!(b.dm().load((&name).into(), &thin, Access::ReadWrite), Kind::Invalid, "a table before the resume");
+    refused!(
+        b.dm().load((&name).into(), &thin, Access::ReadWrite),
+        Kind::Invalid,
+        "a table before the resume"
+    );
     b.dm().resume((&pool.name).into(), Suspend::default())?;
     b.dm().suspend((&pool.name).into(), Suspend::default())?;
-    refused!(b.dm().load((&name).into(), &thin, Access::ReadWrite), Kind::Invalid, "a table while it is suspended");
+    refused!(
+        b.dm().load((&name).into(), &thin, Access::ReadWrite),
+        Kind::Invalid,
+        "a table while it is suspended"
+    );
     b.dm().resume((&pool.name).into(), Suspend::default())?;
     b.dm().load((&name).into(), &thin, Access::ReadWrite)?;
     Ok(())

@@ -62,7 +62,8 @@ fn bad_tables(b: &Bench<'_>) -> Outcome {
     let name = b.name("thin")?;
     b.dm().create(&name, None)?;
     let p = pool.info.number;
-    let load = |params: String| b.dm().load((&name).into(), &[line(0, 2048, "thin", &params)], Access::ReadWrite);
+    let load =
+        |params: String| b.dm().load((&name).into(), &[line(0, 2048, "thin", &params)], Access::ReadWrite);
     refused!(load(format!("{p} 2")), Kind::NotFound, "an id that the pool does not have");
     refused!(load(format!("{} 1", zero.number)), Kind::Invalid, "a device that is no pool");
     refused!(load(format!("{} 1", pool.data.number)), Kind::Invalid, "a device of another kind");
@@ -231,7 +232,10 @@ fn accounting(b: &Bench<'_>) -> Outcome {
     b.lab.write(&target.join("large"), &vec![7; 4 << 20])?;
     b.lab.sync(&target)?;
     let after = pool_status(b, &pool.name)?.data.0;
-    ensure!((before + 50..before + 90).contains(&after), "4 MiB of 64 KiB: {before} blocks before, {after} after");
+    ensure!(
+        (before + 50..before + 90).contains(&after),
+        "4 MiB of 64 KiB: {before} blocks before, {after} after"
+    );
     b.unmount(&target)?;
     b.remove(&first.name)?;
     b.message(&pool, "delete 1")?;

@@ -7,15 +7,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use thinlayer_dm::{
-    Access, DeviceMapper, DeviceNumber, DeviceRef, DmName, DmUuid, Events, Flush, Info, ListedDevice, Removal, Removed,
-    Result, Sectors, Slot, Suspend, Target, TargetVersion, Version,
+    Access, DeviceMapper, DeviceNumber, DeviceRef, DmName, DmUuid, Events, Flush, Info, ListedDevice,
+    Removal, Removed, Result, Sectors, Slot, Suspend, Target, TargetVersion, Version,
 };
 use thinlayer_graphdriver::Machine;
 use thinlayer_store::{Disk, Entry};
 
 /// What a bug does in place of, or before, a call. `None`: the call goes on as ever.
 trait Bug: fmt::Debug + Send + Sync {
-    fn message(&self, _dm: &dyn DeviceMapper, _device: DeviceRef<'_>, _text: &str) -> Option<Result<Option<String>>> {
+    fn message(
+        &self,
+        _dm: &dyn DeviceMapper,
+        _device: DeviceRef<'_>,
+        _text: &str,
+    ) -> Option<Result<Option<String>>> {
         None
     }
     fn sync_folder(&self, _folder: &Path) -> Option<io::Result<()>> {
@@ -180,7 +185,12 @@ struct IdBeforeRecord {
 }
 
 impl Bug for IdBeforeRecord {
-    fn message(&self, _dm: &dyn DeviceMapper, _device: DeviceRef<'_>, text: &str) -> Option<Result<Option<String>>> {
+    fn message(
+        &self,
+        _dm: &dyn DeviceMapper,
+        _device: DeviceRef<'_>,
+        text: &str,
+    ) -> Option<Result<Option<String>>> {
         if let Some(ids) = text.strip_prefix("create_snap ") {
             // Not the probe, which names one id twice.
             let mut ids = ids.split(' ');
@@ -193,7 +203,8 @@ impl Bug for IdBeforeRecord {
     fn rename(&self, to: &Path) {
         if to.starts_with("metadata/") && self.creating.swap(false, Ordering::Relaxed) {
             let status = self.dm.status((&self.pool).into(), Flush::No).ok();
-            let id = status.and_then(|(_, lines)| lines.first()?.params.split(' ').next()?.parse::<u64>().ok());
+            let id =
+                status.and_then(|(_, lines)| lines.first()?.params.split(' ').next()?.parse::<u64>().ok());
             if let Some(id) = id {
                 let text = format!("set_transaction_id {id} {}", id + 1);
                 let moved = self.dm.message((&self.pool).into(), Sectors(0), &text).is_ok();
@@ -227,7 +238,12 @@ impl Bug for DeletedBeforeIntent {
         }
     }
 
-    fn message(&self, _dm: &dyn DeviceMapper, _device: DeviceRef<'_>, text: &str) -> Option<Result<Option<String>>> {
+    fn message(
+        &self,
+        _dm: &dyn DeviceMapper,
+        _device: DeviceRef<'_>,
+        text: &str,
+    ) -> Option<Result<Option<String>>> {
         let mut done = self.done.lock().unwrap();
         (done.as_deref() == Some(text)).then(|| {
             *done = None;
@@ -250,7 +266,8 @@ pub(crate) const ALL: [(&str, Wrap); 4] = [
         with(machine, Arc::new(bug))
     }),
     ("a thin id is freed before the intent is written", |machine| {
-        let bug = DeletedBeforeIntent { dm: machine.dm.clone(), pool: pool(&machine), done: Mutex::new(None) };
+        let bug =
+            DeletedBeforeIntent { dm: machine.dm.clone(), pool: pool(&machine), done: Mutex::new(None) };
         with(machine, Arc::new(bug))
     }),
 ];

@@ -1,9 +1,10 @@
 //! Histories: what users, containers and operators do, in random order.
 
+use nix::errno::Errno;
 use proptest::prelude::*;
 
 /// Layers that a history is about.
-pub(crate) const SLOTS: u8 = 5;
+pub(crate) const SLOTS: u8 = 4;
 /// Files in each of them.
 pub(crate) const FILES: u8 = 2;
 
@@ -78,6 +79,54 @@ impl Setup {
     }
 }
 
+/// A call that fails during one step.
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble {
+    /// Before which step it is planted.
+    pub(crate) step: usize,
+    /// Which calls, as the world describes them.
+    pub(crate) call: &'static str,
+    pub(crate) errno: Errno,
+    /// So many such calls are served before.
+    pub(crate) skip: u32,
+    /// So many fail.
+    pub(crate) times: u32,
+}
+
+/// What may fail, and how it does.
+const TROUBLES: [(&str, Errno); 30] = [
+    ("backing attach", Errno::EBUSY),
+    ("backing discard", Errno::EIO),
+    ("disk overwrite", Errno::EIO),
+    ("disk remove", Errno::EIO),
+    ("disk rename", Errno::ENOSPC),
+    ("disk rename", Errno::EIO),
+    ("disk sync file", Errno::EIO),
+    ("disk sync folder", Errno::EIO),
+    ("disk write", Errno::ENOSPC),
+    ("dm cancel", Errno::EBUSY),
+    ("dm create", Errno::ENOMEM),
+    ("dm forget node", Errno::EIO),
+    ("dm info", Errno::EIO),
+    ("dm load", Errno::ENOMEM),
+    ("dm message", Errno::EIO),
+    ("dm message", Errno::EOPNOTSUPP),
+    ("dm node", Errno::EIO),
+    ("dm remove", Errno::EBUSY),
+    ("dm rename", Errno::ENOMEM),
+    ("dm resume", Errno::ENOMEM),
+    ("dm status", Errno::EIO),
+    ("dm suspend", Errno::EIO),
+    ("fs grow", Errno::EIO),
+    ("fs make folder", Errno::ENOSPC),
+    ("fs mount", Errno::EIO),
+    ("fs remove folder", Errno::EIO),
+    ("fs unmount", Errno::EBUSY),
+    ("fs write", Errno::ENOSPC),
+    ("runtime remove", Errno::EIO),
+    ("runtime write", Errno::ENOSPC),
+];
+
 /// A whole history.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
@@ -108,13 +157,13 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let deferral = prop_oneof![
-        Just(Deferral::RemovalAndDeletion),
-        Just(Deferral::Removal),
-        Just(Deferral::Off),
-    ];
-    (any::<bool>(), deferral, proptest::bool::weighted(0.3))
-        .prop_map(|(discard, deferral, xfs)| Setup { discard, deferral, xfs })
+    let deferral =
+        prop_oneof![Just(Deferral::RemovalAndDeletion), Just(Deferral::Removal), Just(Deferral::Off),];
+    (any::<bool>(), deferral, proptest::bool::weighted(0.3)).prop_map(|(discard, deferral, xfs)| Setup {
+        discard,
+        deferral,
+        xfs,
+    })
 }
 
 /// Histories of up to this many steps. The first ones make and use a layer, so that little of a history goes to waste.
@@ -124,4 +173,13 @@ pub(crate) fn histories(steps: usize) -> impl Strategy<Value = History> {
         ops.insert(1, Op::Get(0));
         History { setup, ops }
     })
+}
+
+/// Histories in which calls fail and the owner lives on.
+pub(crate) fn troubled_histories(steps: usize) -> impl Strategy<Value = (History, Vec<Trouble>)> {
+    let trouble = (0..steps, 0..TROUBLES.len(), 0..4_u32, 1..4_u32).prop_map(|(step, which, skip, times)| {
+        let (call, errno) = TROUBLES[which];
+        Trouble { step, call, errno, skip, times }
+    });
+    (histories(steps), proptest::collection::vec(trouble, 1..6))
 }

@@ -3,6 +3,7 @@
 //!
 //! Everything follows from one seed: `THINLAYER_SIM_SEED` (a number; 0 unless set). `THINLAYER_SIM_CASES` is the number of histories of each test.
 //! See `docs/simulation.md`.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's")]
 
 mod bugs;
 mod check;
@@ -11,7 +12,7 @@ mod model;
 mod play;
 
 use check::{End, Expected, check, end};
-use history::{Deferral, History, Op, Setup, histories};
+use history::{Deferral, History, Op, Setup, histories, troubled_histories};
 use model::Model;
 use play::{Player, Step, Wrap, honest};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -59,13 +60,22 @@ fn crash_everywhere(history: &History, wrap: Wrap, crashes: &Cell<u64>) -> Resul
             let upto = usize::try_from(effects).unwrap_or(usize::MAX).min(log.len());
             let shown = &log[upto.saturating_sub(25)..upto];
             let half = if part { " (in part)" } else { "" };
-            Err(format!("{why}\nafter effect {effects}{half}; the effects up to it:\n  {}", shown.join("\n  ")))
+            Err(format!(
+                "{why}\nafter effect {effects}{half}; the effects up to it:\n  {}",
+                shown.join("\n  ")
+            ))
         }
         Err(_) => Err("a panic".into()),
     }
 }
 
-fn crash(history: &History, step: &Step, capture: Capture, wrap: Wrap, crashes: &Cell<u64>) -> Result<(), String> {
+fn crash(
+    history: &History,
+    step: &Step,
+    capture: Capture,
+    wrap: Wrap,
+    crashes: &Cell<u64>,
+) -> Result<(), String> {
     let chance = mix(&[seed(), capture.effects, u64::from(capture.part)]);
     for how in [End::Kill, End::PowerCut(chance)] {
         let acknowledged = capture.effects >= step.end && !capture.part;
@@ -74,11 +84,11 @@ fn crash(history: &History, step: &Step, capture: Capture, wrap: Wrap, crashes: 
             before: if acknowledged { &step.after } else { &step.before },
             after: &step.after,
             power: how != End::Kill || matches!(step.op, Op::Restart(history::Restart::PowerCut(_))),
-            deep: chance % DEEP == 0,
+            deep: chance.is_multiple_of(DEEP),
             foreign_thin: true,
         };
         let told = |why| format!("{how:?} during {:?}: {why}", step.op);
-        if chance % NESTED == 0 {
+        if chance.is_multiple_of(NESTED) {
             nested(&capture, how, &expected, chance, wrap, crashes).map_err(told)?;
         }
         let world = capture.world.fork();
@@ -104,16 +114,17 @@ fn nested(
     let opened = play::open(&world, expected.setup, wrap);
     drop(opened);
     for again in world.take_captures() {
-        let second = if (chance ^ again.effects) & 1 == 0 { End::Kill } else { End::PowerCut(mix(&[chance, again.effects])) };
-        let expected = Expected {
-            power: expected.power || second != End::Kill,
-            deep: false,
-            ..*expected
+        let second = if (chance ^ again.effects) & 1 == 0 {
+            End::Kill
+        } else {
+            End::PowerCut(mix(&[chance, again.effects]))
         };
+        let expected = Expected { power: expected.power || second != End::Kill, deep: false, ..*expected };
         let effect = again.effects;
         end(&again.world, second);
         crashes.set(crashes.get() + 1);
-        check(&again.world, &expected, wrap).map_err(|why| format!("then {second:?} at effect {effect} of the recovery: {why}"))?;
+        check(&again.world, &expected, wrap)
+            .map_err(|why| format!("then {second:?} at effect {effect} of the recovery: {why}"))?;
     }
     Ok(())
 }
@@ -121,7 +132,7 @@ fn nested(
 fn runner(part: u64, cases: u32) -> TestRunner {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&mix(&[seed(), part]).to_le_bytes());
-    let config = Config { cases, failure_persistence: None, max_shrink_iters: 400, ..Config::default() };
+    let config = Config { cases, failure_persistence: None, max_shrink_iters: 150, ..Config::default() };
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
@@ -144,12 +155,12 @@ fn run(part: u64, cases: u64, steps: usize) {
 
 #[test]
 fn short_histories_survive_a_crash_at_every_effect() {
-    run(1, 60, 8);
+    run(1, 120, 8);
 }
 
 #[test]
 fn long_histories_survive_a_crash_at_every_effect() {
-    run(2, 20, 24);
+    run(2, 50, 24);
 }
 
 /// The root's first start, crashed everywhere.
@@ -163,19 +174,52 @@ fn the_first_start_survives_a_crash_at_every_effect() {
     let (driver, _) = play::open(&world, setup, honest).unwrap();
     driver.stop().unwrap();
     for capture in world.take_captures() {
-        for how in [End::Kill, End::PowerCut(mix(&[seed(), capture.effects])), End::PowerCut(mix(&[seed(), capture.effects, 1]))] {
+        for how in [
+            End::Kill,
+            End::PowerCut(mix(&[seed(), capture.effects])),
+            End::PowerCut(mix(&[seed(), capture.effects, 1])),
+        ] {
             let world = capture.world.fork();
             end(&world, how);
             crashes += 1;
-            let expected =
-                Expected { setup, before: &nothing, after: &nothing, power: true, deep: true, foreign_thin: false };
+            let expected = Expected {
+                setup,
+                before: &nothing,
+                after: &nothing,
+                power: true,
+                deep: true,
+                foreign_thin: false,
+            };
             if let Err(why) = check(&world, &expected, honest) {
                 let effects = capture.effects;
-                panic!("{how:?} after effect {effects} (in part: {}): {why}\n{}", capture.part, world.effects().join("\n"));
+                panic!(
+                    "{how:?} after effect {effects} (in part: {}): {why}\n{}",
+                    capture.part,
+                    world.effects().join("\n")
+                );
             }
         }
     }
     assert!(crashes > 100, "{crashes} crash points");
+}
+
+/// Calls fail, and the owner lives on: a step that fails leaves what was, or what would have been.
+#[test]
+fn histories_survive_calls_that_fail() {
+    let cases = u32::try_from(number("THINLAYER_SIM_CASES", 400)).unwrap();
+    let result = runner(4, cases).run(&troubled_histories(12), |(history, troubles)| {
+        play::play_troubled(&history, &troubles).map_err(|(world, why)| {
+            let log = world.effects();
+            let shown = &log[log.len().saturating_sub(40)..];
+            TestCaseError::fail(format!("{why}\nthe last effects:\n  {}", shown.join("\n  ")))
+        })
+    });
+    if let Err(error) = result {
+        match error {
+            TestError::Fail(why, case) => panic!("THINLAYER_SIM_SEED={}\n{case:#?}\n{why}", seed()),
+            other => panic!("THINLAYER_SIM_SEED={}: {other:?}", seed()),
+        }
+    }
 }
 
 /// The histories are worth something: each deliberate bug is found by them.
@@ -183,7 +227,7 @@ fn the_first_start_survives_a_crash_at_every_effect() {
 fn deliberate_bugs_are_found() {
     for (name, wrap) in bugs::ALL {
         let crashes = Cell::new(0);
-        let found = runner(3, 40).run(&histories(8), |history| {
+        let found = runner(3, 200).run(&histories(16), |history| {
             crash_everywhere(&history, wrap, &crashes).map_err(TestCaseError::fail)
         });
         match found {

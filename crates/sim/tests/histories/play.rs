@@ -1,14 +1,17 @@
 //! Plays a history on a world and remembers, for each effect, what was acknowledged by then.
 
-use crate::history::{History, Op, Restart, Setup};
+use crate::check::{Expected, check};
+use crate::history::{History, Op, Restart, Setup, Trouble};
 use crate::model::{Inside, Layer, Model};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use thinlayer_dm::{Bytes, DmName};
-use thinlayer_graphdriver::{CreateRequest, Driver, Kind, LayerId, Machine, Notice, Options, Silent, Unmount};
-use thinlayer_sim::World;
+use thinlayer_graphdriver::{
+    CreateRequest, Driver, Kind, LayerId, Machine, Notice, Options, Silent, Unmount,
+};
+use thinlayer_sim::{Capture, Fault, World};
 
 pub(crate) const ROOT: &str = "/root";
 /// A thin device that somebody else has in the pool, and that the driver must step around.
@@ -40,7 +43,11 @@ pub(crate) fn pool_name(world: &World) -> DmName {
     DmName::new(format!("docker-8:1-{}-pool", root.inode)).unwrap()
 }
 
-pub(crate) fn open(world: &World, setup: Setup, wrap: Wrap) -> thinlayer_graphdriver::Result<(Driver, Vec<Notice>)> {
+pub(crate) fn open(
+    world: &World,
+    setup: Setup,
+    wrap: Wrap,
+) -> thinlayer_graphdriver::Result<(Driver, Vec<Notice>)> {
     let options = Options::parse(&setup.items()).unwrap();
     Driver::open(wrap(world.machine(ROOT)), &options, Arc::new(Silent))
 }
@@ -83,6 +90,9 @@ pub(crate) struct Step {
     pub(crate) end: u64,
 }
 
+/// Who is told of each step, with the captures that it left.
+pub(crate) type Sink<'a> = dyn FnMut(&Step, Vec<Capture>) -> Result<(), String> + 'a;
+
 /// A history in the making.
 pub(crate) struct Player<'a> {
     pub(crate) world: World,
@@ -92,8 +102,24 @@ pub(crate) struct Player<'a> {
     pub(crate) model: Model,
     next_value: u32,
     pub(crate) steps: Vec<Step>,
-    /// Called after each step with the captures that it left.
-    sink: &'a mut dyn FnMut(&Step, Vec<thinlayer_sim::Capture>) -> Result<(), String>,
+    sink: &'a mut Sink<'a>,
+}
+
+/// Plays a history in which calls fail. A step that fails leaves the state before or the one after it, and the owner lives on.
+pub(crate) fn play_troubled(history: &History, troubles: &[Trouble]) -> Result<(), (World, String)> {
+    let world = prepared(history.setup);
+    let mut sink = |_: &Step, _| Ok(());
+    let mut player = Player {
+        world: world.clone(),
+        setup: history.setup,
+        wrap: honest,
+        driver: None,
+        model: Model::default(),
+        next_value: 0,
+        steps: Vec::new(),
+        sink: &mut sink,
+    };
+    player.run_troubled(history, troubles).map_err(|why| (world, why))
 }
 
 fn unexpected(op: &Op, error: &thinlayer_graphdriver::Error) -> String {
@@ -105,7 +131,7 @@ impl<'a> Player<'a> {
     pub(crate) fn play(
         history: &History,
         wrap: Wrap,
-        sink: &'a mut dyn FnMut(&Step, Vec<thinlayer_sim::Capture>) -> Result<(), String>,
+        sink: &'a mut Sink<'a>,
     ) -> Result<World, (World, String)> {
         let world = prepared(history.setup);
         let mut player = Player {
@@ -140,8 +166,109 @@ impl<'a> Player<'a> {
         if violations.is_empty() { Ok(()) } else { Err(violations.join("; ")) }
     }
 
+    fn run_troubled(&mut self, history: &History, troubles: &[Trouble]) -> Result<(), String> {
+        self.open()?;
+        for (at, op) in history.ops.iter().enumerate() {
+            for t in troubles.iter().filter(|t| t.step == at) {
+                self.world.inject(Fault::new(t.call, t.errno).skip(t.skip).times(t.times));
+            }
+            let outcome = self.step(op);
+            let troubled = self.world.faults_struck() > 0;
+            self.world.clear_faults();
+            match outcome {
+                Ok(()) => {}
+                Err(why) if troubled => {
+                    self.resolve(op).map_err(|what| format!("{op:?} failed ({why}), and {what}"))?
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        let expected = Expected {
+            setup: self.setup,
+            before: &self.model,
+            after: &self.model,
+            power: false,
+            deep: true,
+            foreign_thin: true,
+        };
+        // The owner itself must be able to go on: one more layer, and everything that was put off.
+        let extra = LayerId::given("one-more").map_err(|e| e.to_string())?;
+        let driver = self.driver()?;
+        driver.create(&extra, &CreateRequest::empty()).map_err(|e| format!("one more create: {e}"))?;
+        driver.remove(&extra).map_err(|e| format!("one more remove: {e}"))?;
+        self.world.kill();
+        check(&self.world, &expected, honest)
+    }
+
+    /// What a step that failed left: it must be what was there before, or what would have been after.
+    fn resolve(&mut self, op: &Op) -> Result<(), String> {
+        if self.driver.is_none() || matches!(op, Op::Restart(_)) {
+            // An owner that could not end in good order ends all the same.
+            self.driver = None;
+            self.world.kill();
+            self.open()?;
+        }
+        let driver = self.driver()?;
+        let all: BTreeMap<u8, u32> = (0..crate::history::SLOTS)
+            .filter(|slot| driver.exists(&id(*slot)))
+            .filter_map(|slot| Some((slot, driver.inspect(&id(slot)).ok()?.uses)))
+            .collect();
+        let uses = |slot: u8| all.get(&slot).copied();
+        let slots: Vec<u8> = match op {
+            Op::Create { slot, .. } => {
+                let parent = match op {
+                    Op::Create { parent: Some(parent), .. } => self.model.layers.get(parent).cloned(),
+                    _ => Some(Layer::default()),
+                };
+                if uses(*slot).is_some()
+                    && !self.model.layers.contains_key(slot)
+                    && let Some(mut parent) = parent
+                {
+                    self.model.layers.insert(*slot, parent.snapshot());
+                }
+                vec![*slot]
+            }
+            Op::Remove(slot) => {
+                if uses(*slot).is_none()
+                    && let Some(layer) = self.model.layers.remove(slot)
+                {
+                    self.model.orphans.extend(layer.inside.iter().map(|i| i.holder));
+                }
+                vec![*slot]
+            }
+            Op::Get(slot) => {
+                if let (Some(layer), Some(uses)) = (self.model.layers.get_mut(slot), uses(*slot))
+                    && uses == layer.uses + 1
+                {
+                    layer.uses = uses;
+                }
+                vec![*slot]
+            }
+            Op::Put { .. } | Op::Restart(_) => {
+                for (slot, layer) in &mut self.model.layers {
+                    match uses(*slot) {
+                        Some(0) if layer.uses > 0 => layer.unmounted(),
+                        Some(uses) if uses + 1 == layer.uses => layer.uses = uses,
+                        _ => {}
+                    }
+                }
+                self.model.layers.keys().copied().collect()
+            }
+            _ => Vec::new(),
+        };
+        for slot in slots {
+            let seen = uses(slot);
+            let wanted = self.model.layers.get(&slot).map(|layer| layer.uses);
+            if seen != wanted {
+                return Err(format!("layer {slot} is used {seen:?} times, and {wanted:?} was due"));
+            }
+        }
+        Ok(())
+    }
+
     fn open(&mut self) -> Result<(), String> {
-        let (driver, _) = open(&self.world, self.setup, self.wrap).map_err(|e| format!("open failed: {e}"))?;
+        let (driver, _) =
+            open(&self.world, self.setup, self.wrap).map_err(|e| format!("open failed: {e}"))?;
         self.driver = Some(driver);
         Ok(())
     }
@@ -175,9 +302,13 @@ impl<'a> Player<'a> {
             Op::Write { slot, file, sync } => {
                 self.next_value += 1;
                 let value = self.next_value;
-                let Some(layer) = self.model.layers.get_mut(slot).filter(|l| l.uses > 0) else { return Ok(()) };
+                let Some(layer) = self.model.layers.get_mut(slot).filter(|l| l.uses > 0) else {
+                    return Ok(());
+                };
                 let path = tree(*slot).join(format!("file-{file}"));
-                self.world.write_file(&path, value.to_string().as_bytes()).map_err(|e| format!("{op:?}: {e}"))?;
+                self.world
+                    .write_file(&path, value.to_string().as_bytes())
+                    .map_err(|e| format!("{op:?}: {e}"))?;
                 layer.write(*file, value);
                 if *sync {
                     self.world.sync_fs(&path).map_err(|e| format!("{op:?}: {e}"))?;
@@ -186,7 +317,9 @@ impl<'a> Player<'a> {
                 Ok(())
             }
             Op::Enter(slot) => {
-                let Some(layer) = self.model.layers.get_mut(slot).filter(|l| l.uses > 0) else { return Ok(()) };
+                let Some(layer) = self.model.layers.get_mut(slot).filter(|l| l.uses > 0) else {
+                    return Ok(());
+                };
                 let holder = self.world.hold(mount_point(*slot)).map_err(|e| format!("{op:?}: {e}"))?;
                 layer.inside.push(Inside { holder, seen: true });
                 Ok(())
@@ -242,7 +375,9 @@ impl<'a> Player<'a> {
     fn put(&mut self, op: &Op, slot: u8, lazy: bool) -> Result<(), String> {
         let when = if lazy { Unmount::Lazy } else { Unmount::Now };
         let result = self.driver()?.put(&id(slot), when);
-        let Some(layer) = self.model.layers.get_mut(&slot) else { return Self::refused(op, result, Kind::NotFound) };
+        let Some(layer) = self.model.layers.get_mut(&slot) else {
+            return Self::refused(op, result, Kind::NotFound);
+        };
         if layer.uses == 1 && !lazy && layer.inside.iter().any(|i| i.seen) {
             return Self::refused(op, result, Kind::Busy);
         }

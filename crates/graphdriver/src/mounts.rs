@@ -1,5 +1,6 @@
 //! Layers in use: get mounts a layer or counts one more use, put counts one less or unmounts it.
 
+use crate::check::mounted_layers;
 use crate::deadline::within;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
@@ -32,9 +33,17 @@ impl Driver {
         }
         let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let uses = self.uses.get(id);
-        if uses > 0 && self.is_mounted(id)? {
-            self.uses.set(id, uses.saturating_add(1))?;
-            return Ok(self.names.tree(id));
+        if uses > 0 {
+            if self.has_tree(id)? {
+                self.uses.set(id, uses.saturating_add(1))?;
+                return Ok(self.names.tree(id));
+            }
+            if mounted_layers(&self.machine, &self.names)?.contains_key(id) {
+                // An owner was killed right after the mount: nobody has its tree yet.
+                self.unmount_layer(id, Unmount::Now, &reserved)?;
+            } else {
+                tracing::warn!(layer = %id, "somebody else unmounted it; it is mounted again");
+            }
         }
         let record = self.record(id)?;
         let device = self.activate(id, &record)?;
@@ -89,16 +98,11 @@ impl Driver {
     }
 
     /// Is what is counted really mounted? Somebody else may have unmounted it, or an unmount ended after its deadline.
-    fn is_mounted(&self, id: &LayerId) -> Result<bool> {
+    fn has_tree(&self, id: &LayerId) -> Result<bool> {
         // The folder is in the mounted file system; the mount point below it is empty.
         let tree = self.names.tree(id);
         let name = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let mounted =
-            self.machine.filesystems.dirs(&self.names.mount_point(id))?.iter().any(|dir| dir == name);
-        if !mounted {
-            tracing::warn!(layer = %id, "somebody else unmounted it; it is mounted again");
-        }
-        Ok(mounted)
+        Ok(self.machine.filesystems.dirs(&self.names.mount_point(id))?.iter().any(|dir| dir == name))
     }
 
     /// What a fresh mount needs before it is handed out. The layer is counted as used once at the end.

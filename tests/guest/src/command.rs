@@ -57,7 +57,7 @@ pub(crate) fn shell(channel: &Channel, plan: &Plan, rows: u16, columns: u16, ter
     let mut command = group.command("setsid");
     environment(&mut command, plan, Path::new(SCRATCH));
     command
-        .args(["--ctty", "--wait", "bash", "-l"])
+        .args(["--ctty", "--wait", "bash", "--norc"])
         .env("TERM", term)
         .env("PS1", "thinlayer-vm:\\w# ")
         .stdin(console.try_clone()?)

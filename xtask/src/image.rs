@@ -43,7 +43,7 @@ const PEERS: &[&str] =
 const ESSENTIAL_TAR: &str = "thinlayer/debian-rootfs.tar";
 
 /// Counts changes of this file that the package lists do not show.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
 
 /// The image with the modules of these kernels, out of the cache or made now.
 pub(crate) fn ensure(kernels: &[Kernel]) -> Result<PathBuf> {
@@ -119,7 +119,7 @@ fn bootstrap(packages: &str, tar: &Path) -> Result<()> {
     // Services of the peers start when a test starts them, and only then.
     mmdebstrap.arg(
         "--customize-hook=for unit in docker.service docker.socket containerd.service podman.socket podman.service \
-         podman-auto-update.timer podman-restart.service lvm2-monitor.service dm-event.socket apt-daily.timer \
+         podman-auto-update.timer podman-auto-update.service podman-restart.service lvm2-monitor.service dm-event.socket apt-daily.timer \
          apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer dpkg-db-backup.timer e2scrub_reap.service \
          systemd-networkd.service getty@tty1.service; do \
          find \"$1/etc/systemd/system\" -name \"$unit\" -path '*.wants/*' -delete; done",

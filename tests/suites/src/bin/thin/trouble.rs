@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use harness::{Test, test};
+use thinlayer_dm::{DeviceMapper, DeviceNumber, DmName};
 use thinlayer_thin::{Health, Kind, Mode, PoolState, PoolTable, Trouble};
 
 use crate::rig::{
@@ -26,15 +27,19 @@ const CLEAR: [&str; 3] = ["thin_check", "thin_repair", "lvconvert --repair"];
 struct Fragile {
     sectors: u64,
     below: String,
+    name: DmName,
+    number: DeviceNumber,
 }
 
 impl Fragile {
     fn new(rig: &Rig) -> Result<Self> {
-        let below = number(rig.metadata.device())?.to_string();
-        let fragile = Self { sectors: (8 << 20) / 512, below };
-        harness::run("dmsetup", ["create", "tlt-fragile", "--table", &fragile.line("linear", " 0")])?;
+        let (sectors, below) = ((8 << 20) / 512, number(rig.metadata.device())?.to_string());
+        let name = crate::rig::name("fragile")?;
+        let line = format!("0 {sectors} linear {below} 0");
+        harness::run("dmsetup", ["create", name.as_str(), "--table", &line])?;
         harness::wait_for_udev()?;
-        Ok(fragile)
+        let number = rig.dm.info((&name).into())?.context("dmsetup made no device")?.number;
+        Ok(Self { sectors, below, name, number })
     }
 
     fn line(&self, target: &str, tail: &str) -> String {
@@ -56,24 +61,26 @@ impl Fragile {
     }
 
     /// What is below is in use by this device, so that `thin_check` has to look through it.
-    fn check(&self) -> Result<()> {
-        harness::run("thin_check", ["/dev/mapper/tlt-fragile"]).map(drop)
+    fn check(&self, rig: &Rig) -> Result<()> {
+        let node = rig.dm.node(&self.name, self.number)?;
+        harness::run("thin_check", [node]).map(drop)
     }
 
-    fn close(&self) -> Result<()> {
-        harness::run("dmsetup", ["remove", "--retry", "tlt-fragile"]).map(drop)
+    /// The table of a pool with its metadata on this.
+    fn table(&self, rig: &Rig) -> PoolTable {
+        PoolTable { metadata: self.number.into(), ..rig.table.clone() }
     }
-}
 
-fn over(rig: &Rig) -> Result<PoolTable> {
-    let metadata = number(std::path::Path::new("/dev/mapper/tlt-fragile"))?;
-    Ok(PoolTable { metadata: metadata.into(), ..rig.table.clone() })
+    fn close(&self, rig: &Rig) -> Result<()> {
+        harness::run("dmsetup", ["remove", "--retry", self.name.as_str()])?;
+        Ok(rig.dm.forget_node(&self.name, self.number)?)
+    }
 }
 
 fn failing_commit() -> Result<()> {
     let rig = Rig::usual()?;
     let fragile = Fragile::new(&rig)?;
-    let pool = rig.create_as(&over(&rig)?)?;
+    let pool = rig.create_as(&fragile.table(&rig))?;
     let device = thin(&pool, 1, sectors(8))?;
     fill(device.node(), 0, 4, 6)?;
 
@@ -94,19 +101,19 @@ fn failing_commit() -> Result<()> {
     deactivate(&pool, &device)?;
     remove(&pool)?;
     // What was committed before is whole.
-    fragile.check()?;
-    let pool = rig.create_as(&over(&rig)?)?;
+    fragile.check(&rig)?;
+    let pool = rig.create_as(&fragile.table(&rig))?;
     let device = activate(&pool, 1, sectors(8))?;
     ensure!(peek(device.node(), 3)? == 6);
     deactivate(&pool, &device)?;
     remove(&pool)?;
-    fragile.close()
+    fragile.close(&rig)
 }
 
 fn unreadable() -> Result<()> {
     let rig = Rig::usual()?;
     let fragile = Fragile::new(&rig)?;
-    let pool = rig.create_as(&over(&rig)?)?;
+    let pool = rig.create_as(&fragile.table(&rig))?;
     pool.create_thin(id(1)?)?;
     fragile.becomes(&fragile.line("error", ""))?;
     println!("a message without metadata: {:?}", pool.create_thin(id(2)?));
@@ -122,8 +129,8 @@ fn unreadable() -> Result<()> {
     refused("activating", active, Kind::Failed, &["activate tlt-thin-1 from pool tlt-pool"])?;
     fragile.mend()?;
     remove(&pool)?;
-    fragile.check()?;
-    fragile.close()
+    fragile.check(&rig)?;
+    fragile.close(&rig)
 }
 
 fn needs_check() -> Result<()> {

@@ -22,6 +22,30 @@ pub(crate) struct Arguments {
 const HEADER: &str = "crates/dm/headers/dm-ioctl.h";
 const BINDINGS: &str = "crates/dm/src/generated.rs";
 
+/// Not a member of the workspace, as its build needs more than anything else here.
+const COMPARE: &str = "crates/dm/compare-sys/Cargo.toml";
+
+const COMPARE_NEEDS: &[Need] = &[
+    Need { present: || Path::new("/usr/include/libdevmapper.h").is_file(), package: "libdevmapper-dev" },
+    Need { present: || install::program("pkg-config"), package: "pkg-config" },
+    // libclang alone lacks the compiler's own headers, which libdevmapper's header includes.
+    Need {
+        present: || {
+            std::env::var_os("LIBCLANG_PATH").is_some() || install::program("clang") || has_clang_headers()
+        },
+        package: "libclang-dev",
+    },
+];
+
+fn has_clang_headers() -> bool {
+    std::fs::read_dir("/usr/lib").is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            entry.file_name().to_string_lossy().starts_with("llvm-")
+                && entry.path().join("lib/clang").is_dir()
+        })
+    })
+}
+
 const PREAMBLE: &str = "\
 // Made by `cargo xtask codegen` from crates/dm/headers/dm-ioctl.h. Do not edit.
 #![allow(
@@ -77,11 +101,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::from(1));
         }
         println!("{BINDINGS} is current");
+        return compare();
     } else if current {
         println!("{BINDINGS} was current already");
     } else {
         std::fs::write(&file, fresh).with_context(|| format!("cannot write {}", file.display()))?;
         println!("wrote {BINDINGS}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Holds the bindings against a second source: devicemapper-sys, which makes its own from this machine's headers.
+fn compare() -> Result<ExitCode> {
+    install::ensure(COMPARE_NEEDS)?;
+    let status = command::cargo()
+        .args(["test", "--quiet", "--locked", "--manifest-path", COMPARE, "--target-dir"])
+        .arg(paths::workspace().join("target/compare-sys"))
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        eprintln!(
+            "xtask: {BINDINGS} and devicemapper-sys do not agree (or it cannot be built here), see above"
+        );
+        return Ok(ExitCode::from(1));
     }
     Ok(ExitCode::SUCCESS)
 }

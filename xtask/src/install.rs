@@ -37,12 +37,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         command.env("DEBIAN_FRONTEND", "noninteractive").args(["-qq", "-o", "DPkg::Lock::Timeout=300"]);
         command
     };
-    command::run(apt().arg("update"))?;
-    // apt's own chatter goes to standard error: standard output may be a program's answer.
-    let output = command::text(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages))?;
-    if std::env::var_os("THINLAYER_VERBOSE").is_some() {
-        eprint!("{output}");
-    }
+    command::output(apt().arg("update"))?;
+    // Quietly: standard output may be a program's answer. What goes wrong is in the error.
+    command::output(apt().args(["install", "-y", "--no-install-recommends"]).args(&packages))?;
     match needs.iter().find(|need| !(need.present)()) {
         Some(need) => bail!("{} is installed, but what it should bring is still not there", need.package),
         None => Ok(()),

@@ -229,7 +229,7 @@ impl Session {
             version: VERSION,
             kernel: configuration.kernel.name().to_owned(),
             udev: configuration.udev,
-            environment: Vec::new(),
+            environment: crate::vm::environment(),
             work: Work::Shell { rows, columns, term },
             deadline: u64::from(u32::MAX),
         };

@@ -102,10 +102,10 @@ pub(crate) fn ls_beside_a_stopped_serve() -> Result<()> {
 pub(crate) fn killed_creates() -> Result<()> {
     let root = Root::new("root", "ext4")?;
     root.quiet(&["create", "a"])?;
-    for round in 0..12_u64 {
+    for round in 0..7_u64 {
         let id = format!("layer-{round}");
         let mut create = root.start(&["create", "--parent", "a", "--size", "400M", &id])?;
-        std::thread::sleep(Duration::from_millis(15 * round));
+        std::thread::sleep(Duration::from_millis(25 * round));
         let output = create.end_with("KILL")?;
         // The next command settles what the killed one left; the layer is there whole, or not at all.
         let next = format!("next-{round}");

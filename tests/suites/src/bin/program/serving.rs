@@ -76,11 +76,11 @@ pub(crate) fn stop_and_go_on() -> Result<()> {
 
 pub(crate) fn other_options() -> Result<()> {
     let root = Root::new("root", "ext4")?;
-    let mut serve = root.serve_with(&["--storage-opt", "dm.basesize=400M"])?;
-    root.quiet(&["create", "a", "--storage-opt", "dm.basesize=400M"])?;
-    root.quiet(&["create", "b", "--storage-opt", "dm.basesize=409600k", "--storage-opt", "dm.fs=ext4"])?;
-    let said = root.refused(&["create", "c", "--storage-opt", "dm.basesize=500M"], 2)?;
-    ensure!(said.contains("dm.basesize=400M") && said.contains("dm.basesize=500M"), "{said}");
+    let mut serve = root.serve_with(&["--storage-opt", "dm.min_free_space=5%"])?;
+    root.quiet(&["create", "a", "--storage-opt", "dm.min_free_space=5%"])?;
+    root.quiet(&["create", "b", "--storage-opt", "dm.basesize=327680k", "--storage-opt", "dm.fs=ext4"])?;
+    let said = root.refused(&["create", "c", "--storage-opt", "dm.min_free_space=7%"], 2)?;
+    ensure!(said.contains("dm.min_free_space=5%") && said.contains("dm.min_free_space=7%"), "{said}");
     let said = root.refused(&["create", "c", "--storage-opt", "dm.blkdiscard=false"], 2)?;
     ensure!(said.contains("no dm.blkdiscard"), "{said}");
     serve.terminate()?;
@@ -162,12 +162,13 @@ pub(crate) fn killed_while_removing() -> Result<()> {
     // Killed while it removes: some are gone, perhaps some are on their way, perhaps some are still there.
     eventually("the first layers to go", PATIENCE, || {
         let left = root.ids()?.len();
-        Ok(if left < 15 { Ok(()) } else { Err(format!("{left} are there")) })
+        Ok(if left < 19 { Ok(()) } else { Err(format!("{left} are there")) })
     })?;
     serve.kill()?;
     let told = client.output()?;
     let left: Vec<String> = root.ids()?.into_iter().filter(|id| id != "keep").collect();
-    ensure!(told.status.success() == left.is_empty(), "{} are left, and rm said {told:?}", left.len());
+    // What was acknowledged is done; what was not may be done or not.
+    ensure!(!told.status.success() || left.is_empty(), "{} are left, and rm said {told:?}", left.len());
 
     // The next command carries on with what was begun; what was not begun is asked for again.
     let mut rm = vec!["rm".to_owned()];

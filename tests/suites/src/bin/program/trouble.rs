@@ -50,7 +50,7 @@ fn fill(folder: &Path) -> Result<PathBuf> {
 }
 
 pub(crate) fn full_disk() -> Result<()> {
-    let (disk, _device) = small_disk(256 << 20)?;
+    let (disk, _device) = small_disk(192 << 20)?;
     let root = Root::with(&disk.0.join("root"), options("ext4"))?;
     root.quiet(&["create", "a"])?;
     root.quiet(&["create", "b"])?;
@@ -96,7 +96,7 @@ pub(crate) fn full_disk() -> Result<()> {
 }
 
 pub(crate) fn disk_full_from_the_start() -> Result<()> {
-    let (disk, _device) = small_disk(64 << 20)?;
+    let (disk, _device) = small_disk(192 << 20)?;
     let filler = fill(&disk.0)?;
     let root = Root::with(&disk.0.join("root"), options("ext4"))?;
     let said = root.refused(&["create", "a"], 6)?;

@@ -97,7 +97,7 @@ impl Latency {
             self.rounds.iter().fold((f64::MAX, 0.0_f64), |(least, most), &r| (least.min(r), most.max(r)));
         table.row(["driver / floor".to_owned()].into_iter().chain(ratios).chain([
             format!("{:.2}", self.ratio()),
-            format!("rounds {least:.2} to {most:.2}"),
+            format!("rounds {least:.2} to {most:.2}, middle {:.2}", middle(&self.rounds)),
             String::new(),
         ]));
         let mut calls = Table::new("The floor's single calls, medians, ms", &["call", "ms"]);
@@ -118,10 +118,18 @@ impl Latency {
             "sides": self.sides().map(|(name, cycles)| side_json(name, cycles)),
             "ratio": self.ratio(),
             "ratio_by_round": self.rounds,
+            "ratio_by_round_middle": middle(&self.rounds),
             "floor_calls_ms": calls,
             "floor_removals_tried_again": self.floor_busy,
         })
     }
+}
+
+/// The middle one (of an even number the upper of two).
+fn middle(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 /// A side's medians.

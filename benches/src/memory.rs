@@ -30,7 +30,7 @@ pub(crate) struct Usage {
     pub(crate) who: &'static str,
     /// The most that it ever had in memory (`VmHWM`).
     pub(crate) peak: f64,
-    /// What it has in memory now (`VmRSS`).
+    /// What it has in memory now (`Rss` of `smaps_rollup`, which is exact).
     pub(crate) resident: f64,
     /// The same, where what it shares with others counts by its share (`Pss`).
     pub(crate) proportional: f64,
@@ -43,7 +43,7 @@ impl Usage {
         Ok(Self {
             who,
             peak: field(&status, "VmHWM:")?,
-            resident: field(&status, "VmRSS:")?,
+            resident: field(&rollup, "Rss:")?,
             proportional: field(&rollup, "Pss:")?,
         })
     }
@@ -75,7 +75,7 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn text(&self) -> String {
         let title = format!("Memory of the owner of a root with {} layers, MiB", self.layers);
-        let mut table = Table::new(title, &["process", "peak (VmHWM)", "resident (VmRSS)", "Pss"]);
+        let mut table = Table::new(title, &["process", "peak (VmHWM)", "resident (Rss)", "Pss"]);
         for usage in &self.usages {
             let figures = [usage.peak, usage.resident, usage.proportional].map(short);
             table.row([usage.who.to_owned()].into_iter().chain(figures));

@@ -163,7 +163,10 @@ impl Contender for Opened {
         let id = LayerId::given(&format!("layer-{}-{}", turn.client, turn.number))?;
         match step {
             Step::Create => self.driver.create(&id, &CreateRequest::on(LayerId::found(PARENT)?))?,
-            Step::Get => write(&self.driver.get(&id, None)?.join("file"))?,
+            Step::Get => {
+                let file = self.driver.get(&id, None)?.join("file");
+                self.log.time("open, write, close", || write(&file))?;
+            }
             Step::Put => drop(self.driver.put(&id, Unmount::Now)?),
             Step::Remove => {
                 let removed = self.driver.remove(&id)?;

@@ -13,7 +13,10 @@ use thinlayer_dm::{
 use thinlayer_filesystem::{
     Alive, Detected, Filesystems, Kind, MakeOptions, Mount, MountRequest, Owner, Unmount, Unmounted,
 };
-use thinlayer_graphdriver::Machine;
+use thinlayer_graphdriver::{Bytes, Machine};
+use thinlayer_provision::{
+    Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, FileInfo, LoopDevice, Progress,
+};
 use thinlayer_store::{Disk, Entry};
 
 /// A call and how long it took.
@@ -35,11 +38,17 @@ impl Log {
         };
         Machine {
             dm: Arc::new(Timed { inner: machine.dm, log: self.clone() }),
+            backing: Arc::new(Timed { inner: machine.backing, log: self.clone() }),
             filesystems: Arc::new(Timed { inner: machine.filesystems, log: self.clone() }),
             disk: disk(machine.disk, "root"),
             runtime: disk(machine.runtime, "run"),
             ..machine
         }
+    }
+
+    /// Does something of the bench's own that belongs to a step.
+    pub(crate) fn time<R>(&self, what: &str, work: impl FnOnce() -> R) -> R {
+        Timed { inner: (), log: self.clone() }.time(what, |()| work())
     }
 
     /// The calls since the last time that somebody asked.
@@ -223,6 +232,42 @@ impl Filesystems for Timed<Arc<dyn Filesystems>> {
 
     fn free_bytes(&self, path: &Path) -> FsResult<u64> {
         self.inner.free_bytes(path)
+    }
+}
+
+type BackingResult<T> = thinlayer_provision::Result<T>;
+
+impl Backing for Timed<Arc<dyn Backing>> {
+    fn file(&self, path: &Path) -> BackingResult<Option<FileInfo>> {
+        self.time("look at a backing file", |backing| backing.file(path))
+    }
+
+    fn ensure_file(&self, path: &Path, size: Bytes, allocation: Allocation) -> BackingResult<Ensured> {
+        self.time("make a backing file", |backing| backing.ensure_file(path, size, allocation))
+    }
+
+    fn remove_file(&self, path: &Path) -> BackingResult<bool> {
+        self.time("remove a backing file", |backing| backing.remove_file(path))
+    }
+
+    fn attach(&self, path: &Path, options: AttachOptions) -> BackingResult<Attachment> {
+        self.time("attach a loop device", |backing| backing.attach(path, options))
+    }
+
+    fn loops(&self) -> BackingResult<Vec<LoopDevice>> {
+        self.time("list loop devices", |backing| backing.loops())
+    }
+
+    fn refresh_size(&self, number: DeviceNumber) -> BackingResult<Bytes> {
+        self.time("refresh a loop device", |backing| backing.refresh_size(number))
+    }
+
+    fn inspect(&self, path: &Path) -> BackingResult<BlockDevice> {
+        self.time("inspect a device", |backing| backing.inspect(path))
+    }
+
+    fn discard(&self, device: &Path, rate: Option<Bytes>, progress: Progress<'_>) -> BackingResult<bool> {
+        self.time("discard", |backing| backing.discard(device, rate, progress))
     }
 }
 

@@ -121,7 +121,8 @@ impl Driver {
             MakeOptions { kind, args: self.options.mkfs_args.clone(), deadline: self.deadlines.filesystem };
         self.machine
             .filesystems
-            .make(node, &options, &|elapsed| self.progress.event(Event::Alive { what: &what, elapsed }))?;
+            .make(node, &options, &|elapsed| self.progress.event(Event::Alive { what: &what, elapsed }))
+            .map_err(|error| self.blame_full_host(error.into()))?;
         drop(step);
         let Detected::Known { uuid, .. } = self.machine.filesystems.detect(node)? else {
             return Err(Error::NeedsCheck {
@@ -131,6 +132,23 @@ impl Driver {
         self.store.put(&LayerId::base(), &Record { initialized: true, ..record.clone() })?;
         set.base_uuid = uuid;
         Ok(self.store.save_device_set(&set)?)
+    }
+
+    /// A full host file system below a sparse data file shows as I/O errors only.
+    fn blame_full_host(&self, error: Error) -> Error {
+        /// With less than this, hardly anything can be written.
+        const FULL: u64 = 4 << 20;
+        let root = &self.machine.root.path;
+        let sparse = self.options.thin_pool.is_none() && self.options.data_device.is_none();
+        match self.machine.filesystems.free_bytes(root) {
+            Ok(free) if sparse && free < FULL => Error::NoSpace {
+                what: format!(
+                    "the file system that holds {} is full: make room there and try again ({error})",
+                    root.display()
+                ),
+            },
+            _ => error,
+        }
     }
 
     /// `dm.fs`, else xfs where it can be made and mounted, else ext4.

@@ -8,6 +8,7 @@ mod boot;
 mod ci;
 mod codegen;
 mod command;
+mod guest;
 mod image;
 mod initramfs;
 mod install;

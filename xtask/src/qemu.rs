@@ -38,43 +38,44 @@ const TRIAL: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub(crate) struct Machine<'a> {
     pub(crate) accel: Accel,
+    pub(crate) mebibytes: u64,
     pub(crate) kernel: &'a Kernel,
-    pub(crate) initramfs: &'a Path,
+    pub(crate) initramfs: PathBuf,
     pub(crate) init: Init,
     /// Never written: each boot has a layer of its own over it.
-    pub(crate) root: &'a Path,
-    pub(crate) payload: &'a Path,
-    pub(crate) plan: &'a Path,
+    pub(crate) root: PathBuf,
+    pub(crate) payload: PathBuf,
+    pub(crate) plan: PathBuf,
     /// Survives power cuts.
-    pub(crate) scratch: &'a Path,
-    pub(crate) console: Console<'a>,
+    pub(crate) scratch: PathBuf,
+    pub(crate) console: Console,
 }
 
 /// Where the guest's console goes, and with it the results.
 #[derive(Debug)]
-pub(crate) enum Console<'a> {
+pub(crate) enum Console {
     /// Into a file; the results come on QEMU's standard output.
-    File(&'a Path),
+    File(PathBuf),
     /// To the person; the results go into a file.
-    Terminal { results: &'a Path },
+    Terminal { results: PathBuf },
 }
 
 impl Machine<'_> {
     pub(crate) fn start(&self) -> Result<Child> {
-        let mut qemu = qemu(self.accel, memory());
+        let mut qemu = qemu(self.accel, self.mebibytes);
         let init = match self.init {
             Init::Agent => "agent",
             Init::Systemd => "systemd",
         };
-        qemu.arg("-kernel").arg(self.kernel.image()).arg("-initrd").arg(self.initramfs);
+        qemu.arg("-kernel").arg(self.kernel.image()).arg("-initrd").arg(&self.initramfs);
         qemu.args(["-append", &format!("{KERNEL_WORDS} quiet systemd.show_status=0 thinlayer.init={init}")]);
         let cache = cache_mode();
         // The layer over the root image goes when QEMU does, so it need not reach the disk.
-        drive(&mut qemu, "root", self.root, "snapshot=on,cache=unsafe");
-        drive(&mut qemu, "payload", self.payload, "readonly=on");
-        drive(&mut qemu, "plan", self.plan, "readonly=on");
-        drive(&mut qemu, "scratch", self.scratch, &format!("cache={cache},discard=unmap"));
-        match self.console {
+        drive(&mut qemu, "root", &self.root, "snapshot=on,cache=unsafe");
+        drive(&mut qemu, "payload", &self.payload, "readonly=on");
+        drive(&mut qemu, "plan", &self.plan, "readonly=on");
+        drive(&mut qemu, "scratch", &self.scratch, &format!("cache={cache},discard=unmap"));
+        match &self.console {
             Console::File(console) => {
                 qemu.args(["-chardev", &format!("file,id=console,append=on,path={}", comma(console))]);
                 qemu.args(["-chardev", "stdio,id=results,signal=off"]);
@@ -119,14 +120,14 @@ fn comma(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 
-/// 6 GiB, or what a smaller host can spare.
-fn memory() -> u64 {
+/// 6 GiB for each of so many VMs, or what a smaller host can spare.
+pub(crate) fn memory(vms: usize) -> u64 {
     let available = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
     });
     match available {
-        Some(kibibytes) => (kibibytes / 1024 * 3 / 4).clamp(1024, 6144),
+        Some(kibibytes) => (kibibytes / 1024 * 3 / 4 / vms.max(1) as u64).clamp(1024, 6144),
         None => 2048,
     }
 }

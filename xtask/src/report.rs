@@ -37,9 +37,11 @@ impl std::fmt::Display for Count {
     }
 }
 
-/// A line per test as it ends.
+/// A line per test as it ends. Several VMs print at the same time, so each line names its own.
 #[derive(Debug)]
-pub(crate) struct TestLines;
+pub(crate) struct TestLines {
+    pub(crate) vm: String,
+}
 
 impl Sink for TestLines {
     fn output(&mut self, _: bool, text: &str) {
@@ -51,32 +53,33 @@ impl Sink for TestLines {
     }
 
     fn ready(&mut self, release: &str) {
-        println!("  booted {release}");
+        println!("     {}: booted {release}", self.vm);
     }
 
     fn start(&mut self, _: &str, _: &str) {}
 
     fn power_cut(&mut self, phase: &str) {
-        println!("  power cut, then: {phase}");
+        println!("     {}: power cut, then: {phase}", self.vm);
     }
 
     fn result(&mut self, result: &TestResult) {
-        print!("{}", describe(result));
-        let _shown = std::io::stdout().flush();
+        // In one go, or two VMs' failures would mix.
+        let mut stdout = std::io::stdout().lock();
+        let _shown = stdout.write_all(describe(&self.vm, result).as_bytes()).and_then(|()| stdout.flush());
     }
 }
 
 /// Lines of a red test's output on the terminal; the JUnit file has more.
 const SHOWN: usize = 80;
 
-fn describe(result: &TestResult) -> String {
+fn describe(vm: &str, result: &TestResult) -> String {
     let word = match result.outcome {
         Outcome::Pass => "ok  ",
         Outcome::Fail => "FAIL",
         Outcome::Skip => "SKIP",
     };
     let seconds = std::time::Duration::from_millis(result.millis).as_secs_f64();
-    let mut text = format!("{word} {}: {} ({seconds:.1} s)\n", result.suite, result.test);
+    let mut text = format!("{word} {vm} {}: {} ({seconds:.1} s)\n", result.suite, result.test);
     if let Some(reason) = &result.reason {
         text.push_str(&indent("     | ", reason));
     }
@@ -214,10 +217,10 @@ mod tests {
 
     #[test]
     fn a_failure_shows_reason_and_output() {
-        let text = describe(&failed());
+        let text = describe("6.1-udev", &failed());
         assert_eq!(
             text,
-            "FAIL dm: a \"name\" (1.5 s)\n     | 1 < 2\n     its output ended with\n     | line\u{7}\n     | line\n"
+            "FAIL 6.1-udev dm: a \"name\" (1.5 s)\n     | 1 < 2\n     its output ended with\n     | line\u{7}\n     | line\n"
         );
     }
 

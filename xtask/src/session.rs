@@ -1,20 +1,17 @@
-//! A session with the VM: set-up, the lock, the disks of a run, boots until the work is done.
+//! A session with VMs: set-up, the lock, and the disk with what was built.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use harness::protocol::{Plan, VERSION, Work};
+use anyhow::{Context, Result};
 
-use crate::boot::{self, Console, End};
+use crate::guest::{Configuration, Guest};
 use crate::install::{self, Need};
 use crate::kernel::{Kernel, Line, path_with_sbin};
-use crate::qemu::{self, Accel, Init, Machine};
-use crate::results::{Ledger, Next, Step};
+use crate::qemu::Accel;
 use crate::suites::Built;
-use crate::{command, image, initramfs, kernel, paths, queue};
+use crate::{command, image, kernel, paths, queue};
 
 /// What the host needs for the VM, besides Rust.
 const NEEDS: &[Need] = &[
@@ -35,29 +32,6 @@ const NEEDS: &[Need] = &[
     Need { present: || nix::unistd::geteuid().is_root() || install::program("newuidmap"), package: "uidmap" },
 ];
 
-/// Sparse, so that only what tests write takes room.
-const SCRATCH_BYTES: u64 = 24 << 30;
-
-/// How the guest is to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Configuration {
-    pub(crate) kernel: Line,
-    pub(crate) udev: bool,
-    pub(crate) init: Init,
-}
-
-impl Configuration {
-    /// A short name, for files and people.
-    pub(crate) fn name(&self) -> String {
-        let rest = match (self.init, self.udev) {
-            (Init::Systemd, _) => "systemd",
-            (Init::Agent, true) => "udev",
-            (Init::Agent, false) => "no-udev",
-        };
-        format!("{}-{rest}", self.kernel.name())
-    }
-}
-
 /// What is made once and cached: kernels and root image.
 #[derive(Debug)]
 struct SetUp {
@@ -65,20 +39,24 @@ struct SetUp {
     image: PathBuf,
 }
 
-/// The right to run VMs, one at a time on this machine, and the disks of one run.
+/// The right to run VMs, which one process at a time has, and what they share.
 #[derive(Debug)]
 pub(crate) struct Session {
     set_up: SetUp,
     folder: PathBuf,
-    keep: bool,
-    accel: Option<Accel>,
     agent: PathBuf,
+    /// Keeps the scratch disks.
+    pub(crate) keep: bool,
+    /// What the person asked for.
+    pub(crate) accel: Option<Accel>,
+    /// How many VMs run at the same time.
+    pub(crate) jobs: usize,
     _lock: queue::Turn,
 }
 
 impl Session {
     /// Sets the host up if need be, waits for other sessions, and makes the disks that carry what was built.
-    pub(crate) fn open(built: &Built, accel: Option<Accel>, keep: bool) -> Result<Self> {
+    pub(crate) fn open(built: &Built, accel: Option<Accel>, keep: bool, jobs: usize) -> Result<Self> {
         fs::create_dir_all(paths::vm())?;
         let set_up = {
             let _lock = queue::wait("set-up.lock")?;
@@ -90,14 +68,41 @@ impl Session {
         let lock = queue::wait("lock")?;
         let folder = paths::vm().join("run");
         fs::create_dir_all(folder.join("payload"))?;
-        let session = Self { set_up, folder, keep, accel, agent: built.agent.clone(), _lock: lock };
+        let session = Self { set_up, folder, agent: built.agent.clone(), keep, accel, jobs, _lock: lock };
         session.make_payload(built)?;
-        session.make_scratch()?;
         Ok(session)
     }
 
     fn at(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// A VM of this configuration, not booted yet.
+    pub(crate) fn guest(&self, configuration: Configuration) -> Result<Guest<'_>> {
+        Guest::new(self, configuration, self.at(&configuration.name()))
+    }
+
+    pub(crate) fn kernel(&self, line: Line) -> Result<&Kernel> {
+        self.set_up
+            .kernels
+            .iter()
+            .find(|kernel| kernel.line == line)
+            .with_context(|| format!("there is no kernel {}", line.name()))
+    }
+
+    /// The root image, never to be written.
+    pub(crate) fn image(&self) -> &Path {
+        &self.set_up.image
+    }
+
+    /// The agent's program.
+    pub(crate) fn agent(&self) -> &Path {
+        &self.agent
+    }
+
+    /// The disk with agent, program and suites.
+    pub(crate) fn payload(&self) -> PathBuf {
+        self.at("payload.ext4")
     }
 
     fn make_payload(&self, built: &Built) -> Result<()> {
@@ -112,7 +117,7 @@ impl Session {
                     .with_context(|| format!("cannot copy {}", file.display()))?;
             }
         }
-        let image = self.at("payload.ext4");
+        let image = self.payload();
         let _old = fs::remove_file(&image);
         let mebibytes = bytes / (1 << 20) * 11 / 10 + 16;
         command::output(
@@ -124,154 +129,6 @@ impl Session {
         )?;
         Ok(())
     }
-
-    /// A new scratch disk, unless the last run's was kept and is to be kept.
-    fn make_scratch(&self) -> Result<()> {
-        let file = self.at("scratch.raw");
-        if self.keep && file.is_file() {
-            eprintln!("xtask: going on with the scratch disk that was kept, {}", file.display());
-            return Ok(());
-        }
-        let _old = fs::remove_file(&file);
-        File::create(&file)?.set_len(SCRATCH_BYTES)?;
-        command::output(mkfs().args(["-L", "scratch", "-m", "0"]).arg(&file))?;
-        Ok(())
-    }
-
-    fn kernel(&self, line: Line) -> Result<&Kernel> {
-        self.set_up
-            .kernels
-            .iter()
-            .find(|kernel| kernel.line == line)
-            .with_context(|| format!("there is no kernel {}", line.name()))
-    }
-
-    fn initramfs(&self, kernel: &Kernel) -> Result<PathBuf> {
-        let file = self.at(&format!("initramfs-{}", kernel.line.name()));
-        initramfs::write(kernel, &self.agent, &file)?;
-        Ok(file)
-    }
-
-    /// Where the console of this configuration's last run is kept.
-    pub(crate) fn console_file(configuration: &Configuration) -> PathBuf {
-        results_folder().join(format!("console-{}.log", configuration.name()))
-    }
-
-    /// Boots until all of the ledger's tests have a result, or the command has ended; returns its exit code.
-    pub(crate) fn run(
-        &self,
-        configuration: &Configuration,
-        work: &dyn Fn(&Ledger) -> Work,
-        environment: &[(String, String)],
-        ledger: &mut Ledger,
-        deadline: Duration,
-    ) -> Result<u8> {
-        let kernel = self.kernel(configuration.kernel)?;
-        let initramfs = self.initramfs(kernel)?;
-        let mut accel = qemu::choose(self.accel, kernel, &initramfs)?;
-        fs::create_dir_all(results_folder())?;
-        let console = Self::console_file(configuration);
-        let _old = fs::remove_file(&console);
-        let plan_file = self.at("plan");
-        loop {
-            let plan = Plan {
-                version: VERSION,
-                kernel: configuration.kernel.name().to_owned(),
-                udev: configuration.udev,
-                environment: environment.to_vec(),
-                work: work(ledger),
-                deadline: deadline.saturating_sub(boot::LAST_WORDS).as_secs(),
-            };
-            boot::write_plan(&plan, &plan_file)?;
-            let machine = Machine {
-                accel,
-                kernel,
-                initramfs: &initramfs,
-                init: configuration.init,
-                root: &self.set_up.image,
-                payload: &self.at("payload.ext4"),
-                plan: &plan_file,
-                scratch: &self.at("scratch.raw"),
-                console: qemu::Console::File(&console),
-            };
-            let from = fs::metadata(&console).map_or(0, |data| data.len());
-            let end = boot::boot(&machine, ledger, deadline)?;
-            if accel == Accel::Kvm
-                && self.accel.is_none()
-                && !ledger.was_ready()
-                && !matches!(end, End::Step(_))
-            {
-                eprintln!("xtask: the VM did not come up under KVM; going on without it");
-                qemu::distrust_kvm("passed its trial and then failed a real boot")?;
-                accel = Accel::Tcg;
-                continue;
-            }
-            let code = match end {
-                End::Step(Step::Exit(code)) => code,
-                _ => 0,
-            };
-            match ledger.conclude(end, &Console::read(&console, from)) {
-                Next::Finished => return Ok(code),
-                Next::BootAgain => {}
-                Next::Broken(reason) => bail!("{reason}\n(the whole console is in {})", console.display()),
-            }
-        }
-    }
-
-    /// An interactive shell on this process's terminal.
-    pub(crate) fn shell(&self, configuration: &Configuration) -> Result<u8> {
-        let kernel = self.kernel(configuration.kernel)?;
-        let initramfs = self.initramfs(kernel)?;
-        let accel = qemu::choose(self.accel, kernel, &initramfs)?;
-        let (rows, columns) = terminal_size();
-        let term = std::env::var("TERM").unwrap_or_else(|_| "vt100".to_owned());
-        let plan = Plan {
-            version: VERSION,
-            kernel: configuration.kernel.name().to_owned(),
-            udev: configuration.udev,
-            environment: crate::vm::environment(),
-            work: Work::Shell { rows, columns, term },
-            deadline: u64::from(u32::MAX),
-        };
-        let plan_file = self.at("plan");
-        boot::write_plan(&plan, &plan_file)?;
-        let results = self.at("results");
-        let machine = Machine {
-            accel,
-            kernel,
-            initramfs: &initramfs,
-            init: configuration.init,
-            root: &self.set_up.image,
-            payload: &self.at("payload.ext4"),
-            plan: &plan_file,
-            scratch: &self.at("scratch.raw"),
-            console: qemu::Console::Terminal { results: &results },
-        };
-        eprintln!("xtask: booting; `exit` turns the VM off, Ctrl-A X kills it");
-        let status = machine.start()?.wait()?;
-        if !status.success() {
-            bail!("QEMU ended with {status}");
-        }
-        let text = fs::read_to_string(&results).unwrap_or_default();
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<harness::protocol::Line>(line).ok())
-            .find_map(|line| match line.event {
-                harness::protocol::Event::Exit { code } => Some(code),
-                _ => None,
-            })
-            .unwrap_or(crate::BROKEN))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if self.keep {
-            eprintln!("xtask: the scratch disk is kept, {}", self.at("scratch.raw").display());
-        } else {
-            let _gone = fs::remove_file(self.at("scratch.raw"));
-        }
-    }
 }
 
 /// Where consoles and JUnit files go.
@@ -279,16 +136,10 @@ pub(crate) fn results_folder() -> PathBuf {
     paths::vm().join("results")
 }
 
-fn mkfs() -> Command {
+/// Makes an ext4 file system, quickly.
+pub(crate) fn mkfs() -> Command {
     let mut mkfs = Command::new("mkfs.ext4");
     mkfs.env("PATH", path_with_sbin());
     mkfs.args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0"]);
     mkfs
-}
-
-fn terminal_size() -> (u16, u16) {
-    let text = Command::new("stty").arg("size").output().map(|output| output.stdout).unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let mut numbers = text.split_whitespace().filter_map(|number| number.parse().ok());
-    (numbers.next().unwrap_or(24), numbers.next().unwrap_or(80))
 }

@@ -1,22 +1,25 @@
 //! `cargo xtask test` and `soak`: all tests, on the host and in the VM.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::num::NonZero;
 use std::process::{ExitCode, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use harness::Set;
-use harness::protocol::{PlannedTest, SuiteDescription, TestDescription, Work};
+use harness::protocol::{Outcome, PlannedTest, SuiteDescription, TestDescription, Work};
 
 use crate::command;
+use crate::guest::Configuration;
 use crate::kernel::Line;
 use crate::qemu::{Accel, Init};
 use crate::report::{Count, TestLines, junit};
-use crate::results::{Ledger, complete};
-use crate::session::{Configuration, Session, results_folder};
+use crate::results::{Ledger, TestResult};
+use crate::session::{Session, results_folder};
 use crate::suites::{self, Program, Wanted};
-use crate::vm::environment;
 
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Arguments {
@@ -44,6 +47,9 @@ pub(crate) struct Arguments {
     /// Keeps the scratch disk, for `cargo xtask vm --keep`.
     #[arg(long)]
     keep: bool,
+    /// How many VMs run at the same time; without this, as many as there are processors.
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Only the tests that run here.
     #[arg(long, conflicts_with = "vm_only")]
     host_only: bool,
@@ -189,39 +195,72 @@ fn in_vm(
     if work.is_empty() {
         return Ok(());
     }
-    let session = Session::open(&built, arguments.accel, arguments.keep)?;
-    let mut environment = environment();
-    environment.extend(extra.iter().cloned());
-    for (configuration, tests) in work {
+    let jobs = arguments.jobs.unwrap_or_else(processors).clamp(1, work.len());
+    let session = Session::open(&built, arguments.accel, arguments.keep, jobs)?;
+    let queue = Mutex::new(VecDeque::from(work));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                while let Some((configuration, tests)) = next() {
+                    let ran = one_vm(&session, configuration, tests, extra, arguments.vm_deadline);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((configuration, ran));
+                }
+            });
+        }
+    });
+    let mut broken = Vec::new();
+    for (configuration, (results, ran)) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let name = configuration.name();
-        println!("\n== VM {name}: {} tests", tests.len());
-        let planned = tests.len();
-        let deadline = deadline(&tests, arguments.vm_deadline);
-        let mut ledger = Ledger::new(tests, Box::new(TestLines));
-        let ran = session.run(
-            &configuration,
-            &|ledger| Work::Tests { tests: ledger.waiting() },
-            &environment,
-            &mut ledger,
-            deadline,
-        );
-        let results = ledger.results_so_far().to_vec();
-        let file = results_folder().join(format!("{name}.xml"));
-        fs::write(&file, junit(&name, &results))
-            .with_context(|| format!("cannot write {}", file.display()))?;
         total.add(Count::of(&results));
         for result in &results {
-            use harness::protocol::Outcome;
             match result.outcome {
                 Outcome::Pass => {}
                 Outcome::Fail => red.push(format!("{name}: {}: {}", result.suite, result.test)),
                 Outcome::Skip => red.push(format!("{name}: {}: {} (skipped)", result.suite, result.test)),
             }
         }
-        ran.with_context(|| format!("in the VM {name}"))?;
-        complete(ledger, planned)?;
+        if let Err(error) = ran {
+            broken.push(format!("in the VM {name}: {error:#}"));
+        }
     }
-    Ok(())
+    if broken.is_empty() { Ok(()) } else { bail!(broken.join("\n")) }
+}
+
+/// Runs the tests of one configuration: their results, and whether these are all.
+fn one_vm(
+    session: &Session,
+    configuration: Configuration,
+    tests: Vec<PlannedTest>,
+    extra: &[(String, String)],
+    limit: u64,
+) -> (Vec<TestResult>, Result<()>) {
+    let name = configuration.name();
+    println!("== VM {name}: {} tests", tests.len());
+    let planned = tests.len();
+    let deadline = deadline(&tests, limit);
+    let mut ledger = Ledger::new(tests, Box::new(TestLines { vm: name.clone() }));
+    let ran = session.guest(configuration).and_then(|mut guest| {
+        guest.run(&|ledger| Work::Tests { tests: ledger.waiting() }, extra, &mut ledger, deadline)
+    });
+    let results = ledger.results();
+    let file = results_folder().join(format!("{name}.xml"));
+    let written =
+        fs::write(&file, junit(&name, &results)).with_context(|| format!("cannot write {}", file.display()));
+    let complete = ran.and(written).and_then(|()| {
+        if results.len() == planned {
+            Ok(())
+        } else {
+            bail!("{planned} tests were planned, and there are {} results", results.len())
+        }
+    });
+    (results, complete)
+}
+
+/// An emulated VM's tests, which run one after the other, keep about one processor busy.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// A boot may take what its tests may take together, up to a limit.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::Result;
 use harness::protocol::Work;
 
+use crate::guest::Configuration;
 use crate::kernel::Line;
 use crate::paths;
 use crate::qemu::{Accel, Init};
 use crate::report::Passthrough;
 use crate::results::Ledger;
-use crate::session::{Configuration, Session};
+use crate::session::Session;
 use crate::suites::{self, Program, Wanted};
 
 /// How the VM is to be.
@@ -92,9 +93,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let suites_that_build = arguments.command.is_empty();
     let wanted = Wanted { suites, suites_that_build, program, ..Wanted::default() };
     let built = suites::build(&wanted)?;
-    let session = Session::open(&built, machine.accel, machine.keep)?;
+    let session = Session::open(&built, machine.accel, machine.keep, 1)?;
     let code = if arguments.shell || arguments.command.is_empty() {
-        session.shell(&machine.configuration())?
+        session.guest(machine.configuration())?.shell()?
     } else {
         command(&session, machine, arguments.command.clone())?
     };
@@ -105,7 +106,7 @@ pub(crate) fn demo(arguments: &DemoArguments) -> Result<ExitCode> {
     let machine = &arguments.machine;
     let wanted = Wanted { suites: vec!["demo".to_owned()], ..Wanted::default() };
     let built = suites::build(&wanted)?;
-    let session = Session::open(&built, machine.accel, machine.keep)?;
+    let session = Session::open(&built, machine.accel, machine.keep, 1)?;
     let words = [vec!["demo".to_owned()], arguments.arguments.clone()].concat();
     Ok(ExitCode::from(command(&session, machine, words)?))
 }
@@ -114,7 +115,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
     let machine = &arguments.machine;
     let wanted = Wanted { bench: true, release: true, ..Wanted::default() };
     let built = suites::build(&wanted)?;
-    let session = Session::open(&built, machine.accel, machine.keep)?;
+    let session = Session::open(&built, machine.accel, machine.keep, 1)?;
     let mut words = vec!["bench".to_owned()];
     words.extend(arguments.check.then(|| "--check".to_owned()));
     words.extend(arguments.arguments.iter().cloned());
@@ -124,10 +125,9 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
 fn command(session: &Session, machine: &Machine, words: Vec<String>) -> Result<u8> {
     let sink = Passthrough { files: paths::workspace().join("target/bench") };
     let mut ledger = Ledger::new(Vec::new(), Box::new(sink));
-    session.run(
-        &machine.configuration(),
+    session.guest(machine.configuration())?.run(
         &|_| Work::Command { words: words.clone() },
-        &environment(),
+        &[],
         &mut ledger,
         Duration::from_secs(machine.deadline),
     )

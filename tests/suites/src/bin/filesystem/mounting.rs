@@ -114,13 +114,20 @@ pub(crate) fn refused_options() -> Result<()> {
     Ok(())
 }
 
+/// Written out at once: xfs reads past the page cache, and while udev has the device open, our close does not flush it.
+fn damage(device: &Path, at: u64) -> Result<()> {
+    let device = OpenOptions::new().write(true).open(device)?;
+    device.write_all_at(b"oops", at)?;
+    Ok(device.sync_all()?)
+}
+
 pub(crate) fn damaged_superblock() -> Result<()> {
     for (kind, magic_at, says) in [
         (Kind::Ext4, 0x438, "VFS: Can't find ext4 filesystem"),
         (Kind::Xfs, 0, "Invalid superblock magic number"),
     ] {
         let bench = Bench::made(kind, &[])?;
-        OpenOptions::new().write(true).open(bench.device())?.write_all_at(b"oops", magic_at)?;
+        damage(bench.device(), magic_at)?;
         for system in [&bench.system, &System::new().with_classic_mount()] {
             // Lines of before the call are not of this mount.
             let mut log = OpenOptions::new().write(true).open("/dev/kmsg")?;
@@ -133,7 +140,7 @@ pub(crate) fn damaged_superblock() -> Result<()> {
     }
     let bench = Bench::made(Kind::Xfs, &[])?;
     // A field that the checksum covers: EUCLEAN (or EFSBADCRC), and a line that says so.
-    OpenOptions::new().write(true).open(bench.device())?.write_all_at(b"oops", 108)?;
+    damage(bench.device(), 108)?;
     let error = refusal(&bench.system, &bench.request(&[]))?;
     has(&error.to_string(), &[&format!("XFS ({})", bench.kernel_name()?), "corrupt"])
 }

@@ -1,9 +1,10 @@
 //! The driver on the simulated machine: one layer's whole life.
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's")]
 
+use nix::errno::Errno;
 use std::sync::Arc;
 use thinlayer_graphdriver::{CreateRequest, Driver, LayerId, Options, Silent, Unmount};
-use thinlayer_sim::World;
+use thinlayer_sim::{Fault, World};
 
 fn id(text: &str) -> LayerId {
     LayerId::given(text).unwrap()
@@ -31,4 +32,17 @@ fn a_layers_life() {
     assert_eq!(world.violations(), Vec::<String>::new());
     assert_eq!(world.dm_names(), Default::default());
     assert_eq!(world.loop_files(), vec![]);
+}
+
+#[test]
+fn a_device_whose_name_stays_is_gone_all_the_same() {
+    let world = World::new(1);
+    let options = Options::parse(&["dm.fs=ext4", "dm.basesize=1G"]).unwrap();
+    let (driver, _) = Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    world.inject(Fault::new("fs mount", Errno::EIO));
+    world.inject(Fault::new("dm forget node", Errno::EIO));
+    driver.get(&id("a"), None).unwrap_err();
+    driver.get(&id("a"), None).unwrap();
+    driver.put(&id("a"), Unmount::Now).unwrap();
 }

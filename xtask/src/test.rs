@@ -57,7 +57,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     vm_only: bool,
     /// Seconds that one boot of the VM may take at most.
-    #[arg(long, default_value_t = 2700)]
+    #[arg(long, default_value_t = 5400)]
     vm_deadline: u64,
 }
 

@@ -151,6 +151,7 @@ impl Error {
     pub(crate) fn on(self, id: &LayerId) -> Self {
         match self {
             // These name it already.
+            Self::Busy { ref what, .. } if what.ends_with(id.as_str()) => self,
             Self::NotFound { .. }
             | Self::Exists { .. }
             | Self::Layer { .. }

@@ -14,6 +14,7 @@ mod initramfs;
 mod install;
 mod kernel;
 mod paths;
+mod plan;
 mod qemu;
 mod queue;
 mod report;

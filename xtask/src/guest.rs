@@ -44,26 +44,20 @@ impl Configuration {
 pub(crate) struct Guest<'a> {
     session: &'a Session,
     configuration: Configuration,
-    name: String,
     folder: PathBuf,
     kernel: &'a Kernel,
     accel: Accel,
 }
 
 impl<'a> Guest<'a> {
-    pub(crate) fn new(
-        session: &'a Session,
-        configuration: Configuration,
-        name: &str,
-        folder: PathBuf,
-    ) -> Result<Self> {
+    pub(crate) fn new(session: &'a Session, configuration: Configuration, folder: PathBuf) -> Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         fs::create_dir_all(results_folder())?;
         let kernel = session.kernel(configuration.kernel)?;
         let initramfs = folder.join("initramfs");
         initramfs::write(kernel, session.agent(), &initramfs)?;
         let accel = qemu::choose(session.accel, kernel, &initramfs)?;
-        let guest = Self { session, configuration, name: name.to_owned(), folder, kernel, accel };
+        let guest = Self { session, configuration, folder, kernel, accel };
         guest.make_scratch()?;
         Ok(guest)
     }
@@ -122,7 +116,7 @@ impl<'a> Guest<'a> {
         ledger: &mut Ledger,
         deadline: Duration,
     ) -> Result<u8> {
-        let console = results_folder().join(format!("console-{}.log", self.name));
+        let console = results_folder().join(format!("console-{}.log", self.configuration.name()));
         let _old = fs::remove_file(&console);
         loop {
             self.plan(work(ledger), environment, deadline)?;

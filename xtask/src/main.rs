@@ -14,7 +14,6 @@ mod initramfs;
 mod install;
 mod kernel;
 mod paths;
-mod plan;
 mod qemu;
 mod queue;
 mod report;

@@ -67,10 +67,6 @@ impl Session {
         };
         let lock = queue::wait("lock")?;
         let folder = paths::vm().join("run");
-        if !keep {
-            // A run that was killed leaves its disks.
-            let _old = fs::remove_dir_all(&folder);
-        }
         fs::create_dir_all(folder.join("payload"))?;
         let session = Self { set_up, folder, agent: built.agent.clone(), keep, accel, jobs, _lock: lock };
         session.make_payload(built)?;
@@ -81,9 +77,9 @@ impl Session {
         self.folder.join(name)
     }
 
-    /// A VM of this configuration, not booted yet. Its disks and its console are called by its name.
-    pub(crate) fn guest(&self, configuration: Configuration, name: &str) -> Result<Guest<'_>> {
-        Guest::new(self, configuration, name, self.at(name))
+    /// A VM of this configuration, not booted yet.
+    pub(crate) fn guest(&self, configuration: Configuration) -> Result<Guest<'_>> {
+        Guest::new(self, configuration, self.at(&configuration.name()))
     }
 
     pub(crate) fn kernel(&self, line: Line) -> Result<&Kernel> {

@@ -9,11 +9,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use harness::protocol::{Outcome, PlannedTest, Work};
+use harness::Set;
+use harness::protocol::{Outcome, PlannedTest, SuiteDescription, TestDescription, Work};
 
 use crate::command;
+use crate::guest::Configuration;
 use crate::kernel::Line;
-use crate::plan::{self, Part};
 use crate::qemu::{Accel, Init};
 use crate::report::{Count, TestLines, junit};
 use crate::results::{Ledger, TestResult};
@@ -24,40 +25,40 @@ use crate::suites::{self, Program, Wanted};
 pub(crate) struct Arguments {
     /// Only on this kernel; may be given twice. Then every suite that can run there does.
     #[arg(long, value_enum)]
-    pub(crate) kernel: Vec<Line>,
+    kernel: Vec<Line>,
     /// Only without udev in the guest.
     #[arg(long, conflicts_with = "init")]
-    pub(crate) no_udev: bool,
+    no_udev: bool,
     /// Only with this process 1 in the guest.
     #[arg(long, value_enum)]
-    pub(crate) init: Option<Init>,
+    init: Option<Init>,
     /// Every suite on every combination of kernel and udev where it can run.
     #[arg(long, conflicts_with_all = ["kernel", "no_udev", "init"])]
-    pub(crate) matrix: bool,
+    matrix: bool,
     /// How guest code is executed; without this, by KVM if a trial boot proves it.
     #[arg(long, value_enum)]
-    pub(crate) accel: Option<Accel>,
+    accel: Option<Accel>,
     /// Only tests whose names contain this.
     #[arg(long)]
-    pub(crate) filter: Option<String>,
+    filter: Option<String>,
     /// Only this suite, in the VM; may be given more than once.
     #[arg(long)]
-    pub(crate) suite: Vec<String>,
+    suite: Vec<String>,
     /// Keeps the scratch disk, for `cargo xtask vm --keep`.
     #[arg(long)]
-    pub(crate) keep: bool,
+    keep: bool,
     /// How many VMs run at the same time; without this, as many as there are processors.
     #[arg(long)]
-    pub(crate) jobs: Option<usize>,
+    jobs: Option<usize>,
     /// Only the tests that run here.
     #[arg(long, conflicts_with = "vm_only")]
-    pub(crate) host_only: bool,
+    host_only: bool,
     /// Only the tests that run in the VM.
     #[arg(long)]
-    pub(crate) vm_only: bool,
+    vm_only: bool,
     /// Seconds that one boot of the VM may take at most.
     #[arg(long, default_value_t = 5400)]
-    pub(crate) vm_deadline: u64,
+    vm_deadline: u64,
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,35 +184,36 @@ fn in_vm(
     };
     let built = suites::build(&Wanted { suites: wanted, program, ..Wanted::default() })?;
     let described = suites::describe(&built)?;
-    let processors = arguments.jobs.unwrap_or_else(processors).max(1);
-    let work = plan::all(&described, arguments, factor, processors);
+    let work: Vec<(Configuration, Vec<PlannedTest>)> = configurations(arguments)
+        .into_iter()
+        .map(|configuration| {
+            let tests = plan(&described, &configuration, arguments, factor);
+            (configuration, tests)
+        })
+        .filter(|(_, tests)| !tests.is_empty())
+        .collect();
     if work.is_empty() {
         return Ok(());
     }
-    let jobs = processors.min(work.len());
+    let jobs = arguments.jobs.unwrap_or_else(processors).clamp(1, work.len());
     let session = Session::open(&built, arguments.accel, arguments.keep, jobs)?;
-    // The last run's, which may have had other parts.
-    let _old = fs::remove_dir_all(results_folder());
     let queue = Mutex::new(VecDeque::from(work));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let done = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while let Some(part) = next() {
-                    let ran = one_vm(&session, &part, extra, arguments.vm_deadline);
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push((part, ran));
+                while let Some((configuration, tests)) = next() {
+                    let ran = one_vm(&session, configuration, tests, extra, arguments.vm_deadline);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((configuration, ran));
                 }
             });
         }
     });
     let mut broken = Vec::new();
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(part, _)| part.number);
-    let mut by_configuration: Vec<(String, Vec<TestResult>)> = Vec::new();
-    for (part, (results, ran)) in done {
+    for (configuration, (results, ran)) in done.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        let name = configuration.name();
         total.add(Count::of(&results));
-        let name = part.configuration.name();
         for result in &results {
             match result.outcome {
                 Outcome::Pass => {}
@@ -220,43 +222,45 @@ fn in_vm(
             }
         }
         if let Err(error) = ran {
-            broken.push(format!("in the VM {}: {error:#}", part.name));
+            broken.push(format!("in the VM {name}: {error:#}"));
         }
-        match by_configuration.last_mut() {
-            Some((last, all)) if *last == name => all.extend(results),
-            _ => by_configuration.push((name, results)),
-        }
-    }
-    for (name, results) in by_configuration {
-        let file = results_folder().join(format!("{name}.xml"));
-        fs::write(&file, junit(&name, &results))
-            .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if broken.is_empty() { Ok(()) } else { bail!(broken.join("\n")) }
 }
 
-/// Runs the tests of one VM: their results, and whether these are all.
+/// Runs the tests of one configuration: their results, and whether these are all.
 fn one_vm(
     session: &Session,
-    part: &Part,
+    configuration: Configuration,
+    tests: Vec<PlannedTest>,
     extra: &[(String, String)],
     limit: u64,
 ) -> (Vec<TestResult>, Result<()>) {
-    println!("== VM {}: {} tests", part.name, part.tests.len());
-    let deadline = deadline(&part.tests, limit);
-    let mut ledger = Ledger::new(part.tests.clone(), Box::new(TestLines { vm: part.name.clone() }));
-    let ran = session.guest(part.configuration, &part.name).and_then(|mut guest| {
+    let name = configuration.name();
+    println!("== VM {name}: {} tests", tests.len());
+    let planned = tests.len();
+    let deadline = deadline(&tests, limit);
+    let mut ledger = Ledger::new(tests, Box::new(TestLines { vm: name.clone() }));
+    let ran = session.guest(configuration).and_then(|mut guest| {
         guest.run(&|ledger| Work::Tests { tests: ledger.waiting() }, extra, &mut ledger, deadline)
     });
     let results = ledger.results();
-    let complete = ran.and_then(|_| {
-        if results.len() == part.tests.len() {
+    let file = results_folder().join(format!("{name}.xml"));
+    let written =
+        fs::write(&file, junit(&name, &results)).with_context(|| format!("cannot write {}", file.display()));
+    let complete = ran.and(written).and_then(|()| {
+        if results.len() == planned {
             Ok(())
         } else {
-            bail!("{} tests were planned, and there are {} results", part.tests.len(), results.len())
+            bail!("{planned} tests were planned, and there are {} results", results.len())
         }
     });
     (results, complete)
+}
+
+/// An emulated VM's tests, which run one after the other, keep about one processor busy.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// A boot may take what its tests may take together, up to a limit.
@@ -265,9 +269,82 @@ fn deadline(tests: &[PlannedTest], limit: u64) -> Duration {
     Duration::from_secs((together + 300).min(limit))
 }
 
-/// An emulated VM's tests, which run one after the other, keep about one processor busy.
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
+fn configurations(arguments: &Arguments) -> Vec<Configuration> {
+    let agent = |kernel, udev| Configuration { kernel, udev, init: Init::Agent };
+    let systemd = |kernel| Configuration { kernel, udev: true, init: Init::Systemd };
+    let (v6_1, v6_12) = (Line::V6_1, Line::V6_12);
+    if arguments.matrix {
+        return vec![
+            agent(v6_1, true),
+            agent(v6_12, true),
+            agent(v6_1, false),
+            agent(v6_12, false),
+            systemd(v6_1),
+            systemd(v6_12),
+        ];
+    }
+    if !explicit(arguments) {
+        return vec![agent(v6_1, true), agent(v6_12, true), agent(v6_1, false), systemd(v6_1)];
+    }
+    let kernels = if arguments.kernel.is_empty() { vec![v6_1] } else { arguments.kernel.clone() };
+    kernels
+        .into_iter()
+        .map(|kernel| match arguments.init {
+            Some(Init::Systemd) => systemd(kernel),
+            _ => agent(kernel, !arguments.no_udev),
+        })
+        .collect()
+}
+
+/// Whether the person chose the configuration.
+fn explicit(arguments: &Arguments) -> bool {
+    !arguments.kernel.is_empty() || arguments.no_udev || arguments.init.is_some()
+}
+
+fn plan(
+    described: &[SuiteDescription],
+    configuration: &Configuration,
+    arguments: &Arguments,
+    factor: u64,
+) -> Vec<PlannedTest> {
+    let anywhere = arguments.matrix || explicit(arguments);
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    described
+        .iter()
+        .filter(|suite| suite.set != Set::OnRequest || arguments.suite.contains(&suite.suite))
+        .filter(|suite| suite_belongs(suite.set, configuration, anywhere, arguments.init.is_some()))
+        .flat_map(|suite| {
+            suite
+                .tests
+                .iter()
+                .filter(|test| test_belongs(test, configuration))
+                .filter(move |test| format!("{}: {}", suite.suite, test.test).contains(filter))
+                .map(|test| PlannedTest {
+                    suite: suite.suite.clone(),
+                    test: test.test.clone(),
+                    deadline: test.deadline.saturating_mul(factor),
+                    phase: None,
+                })
+        })
+        .collect()
+}
+
+/// `anywhere`: wherever it can run, not only where a plain run has it. `any_init`: the person named process 1.
+fn suite_belongs(set: Set, configuration: &Configuration, anywhere: bool, any_init: bool) -> bool {
+    let systemd = configuration.init == Init::Systemd;
+    let main = configuration.kernel == Line::V6_1 && configuration.udev;
+    match set {
+        Set::Systemd => systemd,
+        _ if systemd && !any_init => false,
+        Set::Everywhere => true,
+        Set::Main | Set::OnRequest => anywhere || main,
+        Set::NeedsUdev => configuration.udev && (anywhere || main),
+    }
+}
+
+fn test_belongs(test: &TestDescription, configuration: &Configuration) -> bool {
+    let udev = if configuration.udev { !test.needs_no_udev } else { !test.needs_udev };
+    udev && test.only_kernel.as_deref().is_none_or(|only| only == configuration.kernel.name())
 }
 
 #[cfg(test)]
@@ -279,5 +356,50 @@ mod tests {
         let line = "test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s";
         assert_eq!(libtest_result(line), Some(Count { passed: 12, failed: 3, skipped: 1 }));
         assert_eq!(libtest_result("test a::b ... ok"), None);
+    }
+
+    fn where_it_runs(set: Set, arguments: &Arguments) -> Vec<String> {
+        let anywhere = arguments.matrix || explicit(arguments);
+        configurations(arguments)
+            .into_iter()
+            .filter(|configuration| suite_belongs(set, configuration, anywhere, arguments.init.is_some()))
+            .map(|configuration| configuration.name())
+            .collect()
+    }
+
+    #[test]
+    fn suites_run_where_the_design_says() {
+        let plain = Arguments::default();
+        assert_eq!(where_it_runs(Set::Everywhere, &plain), ["6.1-udev", "6.12-udev", "6.1-no-udev"]);
+        assert_eq!(where_it_runs(Set::Main, &plain), ["6.1-udev"]);
+        assert_eq!(where_it_runs(Set::NeedsUdev, &plain), ["6.1-udev"]);
+        assert_eq!(where_it_runs(Set::Systemd, &plain), ["6.1-systemd"]);
+        let matrix = Arguments { matrix: true, ..Arguments::default() };
+        assert_eq!(
+            where_it_runs(Set::Main, &matrix),
+            ["6.1-udev", "6.12-udev", "6.1-no-udev", "6.12-no-udev"]
+        );
+        assert_eq!(where_it_runs(Set::NeedsUdev, &matrix), ["6.1-udev", "6.12-udev"]);
+        assert_eq!(where_it_runs(Set::Systemd, &matrix), ["6.1-systemd", "6.12-systemd"]);
+        let newer = Arguments { kernel: vec![Line::V6_12], ..Arguments::default() };
+        assert_eq!(where_it_runs(Set::Main, &newer), ["6.12-udev"]);
+        let systemd = Arguments { init: Some(Init::Systemd), ..Arguments::default() };
+        assert_eq!(where_it_runs(Set::Main, &systemd), ["6.1-systemd"]);
+    }
+
+    #[test]
+    fn a_test_that_needs_udev_is_no_part_of_a_guest_without() {
+        let with = Configuration { kernel: Line::V6_1, udev: true, init: Init::Agent };
+        let without = Configuration { udev: false, ..with };
+        let test = TestDescription {
+            test: String::new(),
+            deadline: 1,
+            needs_udev: true,
+            needs_no_udev: false,
+            only_kernel: None,
+        };
+        assert!(test_belongs(&test, &with) && !test_belongs(&test, &without));
+        let newer = TestDescription { needs_udev: false, only_kernel: Some("6.12".to_owned()), ..test };
+        assert!(!test_belongs(&newer, &with));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use harness::protocol::Work;
 
-use crate::guest::{Configuration, Guest};
+use crate::guest::Configuration;
 use crate::kernel::Line;
 use crate::paths;
 use crate::qemu::{Accel, Init};
@@ -39,11 +39,6 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    fn guest<'a>(&self, session: &'a Session) -> Result<Guest<'a>> {
-        let configuration = self.configuration();
-        session.guest(configuration, &configuration.name())
-    }
-
     fn configuration(&self) -> Configuration {
         Configuration { kernel: self.kernel, udev: !self.no_udev, init: self.init }
     }
@@ -100,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let built = suites::build(&wanted)?;
     let session = Session::open(&built, machine.accel, machine.keep, 1)?;
     let code = if arguments.shell || arguments.command.is_empty() {
-        machine.guest(&session)?.shell()?
+        session.guest(machine.configuration())?.shell()?
     } else {
         command(&session, machine, arguments.command.clone())?
     };
@@ -130,7 +125,7 @@ pub(crate) fn bench(arguments: &BenchArguments) -> Result<ExitCode> {
 fn command(session: &Session, machine: &Machine, words: Vec<String>) -> Result<u8> {
     let sink = Passthrough { files: paths::workspace().join("target/bench") };
     let mut ledger = Ledger::new(Vec::new(), Box::new(sink));
-    machine.guest(session)?.run(
+    session.guest(machine.configuration())?.run(
         &|_| Work::Command { words: words.clone() },
         &[],
         &mut ledger,

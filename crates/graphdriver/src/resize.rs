@@ -1,7 +1,7 @@
 //! Layers and their file systems grow; they never shrink.
 
 use crate::deadline::within;
-use crate::driver::Driver;
+use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use crate::options::whole_sectors;
 use crate::reserve::Reservation;
@@ -45,6 +45,28 @@ impl Driver {
         larger.extra.get_or_insert_default().grow_pending = true;
         self.store.put(id, &larger)?;
         self.grow_filesystem(id, &larger, &reserved)
+    }
+
+    /// Completes what an owner was killed in the middle of, so that no layer is left between two sizes.
+    pub(crate) fn finish_growth(&self, notices: &mut Vec<Notice>) {
+        for (id, record) in self.store.layers() {
+            let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
+            if id.is_base() || !pending {
+                continue;
+            }
+            let grown = self
+                .reservations
+                .reserve(&id, self.deadlines.layer)
+                .and_then(|reserved| self.grow_filesystem(&id, &record, &reserved));
+            notices.push(match grown {
+                Ok(()) => {
+                    Notice::info(format!("the growth of layer {id} was interrupted and has been completed"))
+                }
+                Err(error) => Notice::warning(format!(
+                    "layer {id} could not be grown, its next mount tries again: {error}"
+                )),
+            });
+        }
     }
 
     /// Grows a layer's device and file system to the size in its record, and takes the mark off.

@@ -113,6 +113,7 @@ impl Driver {
         driver.tidy_active()?;
         driver.queue.fill(driver.store.pending_deletion().into_iter().map(|(id, _)| id));
         driver.ensure_base(notices)?;
+        driver.finish_growth(notices);
         Ok(driver)
     }
 

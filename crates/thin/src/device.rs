@@ -237,6 +237,13 @@ impl Pool {
     }
 }
 
+/// Removes the name of a device that is gone. That it stays hurts nobody: whoever asks for a node is never given a stale one.
+pub(crate) fn forget_node(dm: &dyn DeviceMapper, name: &DmName, number: DeviceNumber) {
+    if let Err(error) = dm.forget_node(name, number) {
+        tracing::warn!(device = %name, %error, "the device is gone, but its name under /dev/mapper stays");
+    }
+}
+
 /// Removes a device and its name under `/dev/mapper`.
 pub(crate) fn remove(
     dm: &dyn DeviceMapper,
@@ -258,7 +265,7 @@ pub(crate) fn remove(
         _ => Error::call(op, name, source),
     })?;
     if removed != Removed::Scheduled {
-        dm.forget_node(name, number).map_err(|source| Error::call(op, name, source))?;
+        forget_node(dm, name, number);
     }
     Ok(removed)
 }

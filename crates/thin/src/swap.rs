@@ -1,5 +1,6 @@
 //! Making a device, and giving a device another table, so that a failure leaves what was there before.
 
+use crate::device::forget_node;
 use crate::error::{Error, Result};
 use thinlayer_dm::{
     Access, DeviceMapper, DeviceNumber, DmName, Info, Kind, Removal, Suspend, Target, Version,
@@ -27,8 +28,11 @@ pub(crate) fn build(
 pub(crate) fn undo_build(dm: &dyn DeviceMapper, name: &DmName, number: DeviceNumber, first: Error) -> Error {
     // udev may be looking at it this moment; it then goes when udev closes it, and nobody has to wait here.
     let how = if dm.version() >= DEFERRED_REMOVAL { Removal::Deferred } else { Removal::Now };
-    match dm.remove(name.into(), how).and_then(|_| dm.forget_node(name, number)) {
-        Ok(()) => first,
+    match dm.remove(name.into(), how) {
+        Ok(_) => {
+            forget_node(dm, name, number);
+            first
+        }
         Err(undo) => Error::NotUndone { first: Box::new(first), left: name.clone(), undo: Box::new(undo) },
     }
 }

@@ -80,15 +80,6 @@ impl Files {
         self.sync(METADATA)
     }
 
-    /// What a killed writer left may be seen before it is durable. Recovery acts on it, and it must not be gone after a power cut then.
-    pub(crate) fn sync_what_was_read(&self) -> Result<()> {
-        let path = transaction_path();
-        match self.disk.sync_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("sync", &path, error)),
-            _ => self.sync_metadata(),
-        }
-    }
-
     pub(crate) fn sync(&self, folder: &str) -> Result<()> {
         let folder = Path::new(folder);
         self.disk.sync_folder(folder).map_err(|error| Error::io("sync folder", folder, error))

@@ -34,6 +34,8 @@ impl Loader {
             let folder = Path::new(METADATA);
             loader.files.disk.make_folder(folder).map_err(|error| Error::io("make folder", folder, error))?;
             loader.files.sync("")?;
+            // What a killed owner renamed or removed is seen now, but would perhaps not be after a power cut: nothing may be built on it before.
+            loader.files.sync_metadata()?;
         }
         let legacy = loader.legacy()?;
         loader.quarantined();
@@ -243,6 +245,13 @@ impl Loader {
 
     fn transaction(&mut self) -> Result<()> {
         let path = transaction_path();
+        if self.writes()
+            && let Err(error) = self.files.disk.sync_file(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            // A killed owner's intent is acted on next, so it must not be lost after that.
+            return Err(Error::io("sync", &path, error));
+        }
         let (content, why) = match self.files.read(&path) {
             Ok(None) => (Vec::new(), None),
             Ok(Some(content)) => match TransactionFile::parse(&content) {
@@ -294,7 +303,10 @@ impl Loader {
         }
         for (from, record) in leftovers {
             let to = LayerId::opaque()?;
-            match self.files.disk.rename(&record_path(&from), &record_path(&to)) {
+            let path = record_path(&from);
+            // The mark of a killed owner may not be durable yet, and the new name must not come without it.
+            let synced = self.files.disk.sync_file(&path);
+            match synced.and_then(|()| self.files.disk.rename(&path, &record_path(&to))) {
                 Ok(()) => {
                     self.tables.insert(to.clone(), record);
                     self.tables.remove(&from);

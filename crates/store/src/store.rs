@@ -66,9 +66,6 @@ impl Store {
         for finding in &findings {
             tracing::info!(%finding, "opened the store");
         }
-        if mode == Mode::ReadWrite {
-            files.sync_what_was_read()?;
-        }
         let store = Self {
             mode,
             writer: Mutex::new(Writer { files, transaction_ready }),

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::num::NonZero;
 use std::process::{ExitCode, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,9 +46,9 @@ pub(crate) struct Arguments {
     /// Keeps the scratch disk, for `cargo xtask vm --keep`.
     #[arg(long)]
     keep: bool,
-    /// How many VMs run at the same time; without this, as many as there are processors.
-    #[arg(long)]
-    jobs: Option<usize>,
+    /// How many configurations run at the same time, each in a VM of its own.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Only the tests that run here.
     #[arg(long, conflicts_with = "vm_only")]
     host_only: bool,
@@ -195,7 +194,7 @@ fn in_vm(
     if work.is_empty() {
         return Ok(());
     }
-    let jobs = arguments.jobs.unwrap_or_else(processors).clamp(1, work.len());
+    let jobs = arguments.jobs.clamp(1, work.len());
     let session = Session::open(&built, arguments.accel, arguments.keep, jobs)?;
     let queue = Mutex::new(VecDeque::from(work));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -256,11 +255,6 @@ fn one_vm(
         }
     });
     (results, complete)
-}
-
-/// An emulated VM's tests, which run one after the other, keep about one processor busy.
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// A boot may take what its tests may take together, up to a limit.

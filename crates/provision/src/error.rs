@@ -2,6 +2,7 @@
 
 use nix::errno::Errno;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The result of an operation on backing.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -11,7 +12,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The kernel refused something.
-    #[error("cannot {action} {}: {errno}{}", path.display(), said(advice))]
+    #[error("cannot {action} {}: {errno}{}", path.display(), with(advice))]
     System {
         /// What was tried, such as `attach` or `allocate`.
         action: &'static str,
@@ -53,9 +54,49 @@ pub enum Error {
         /// Why not, and what to do.
         why: String,
     },
+    /// Programs that are not installed.
+    #[error("{tools} cannot be found; install {packages}")]
+    MissingTools {
+        /// Which.
+        tools: String,
+        /// The packages that hold them.
+        packages: String,
+    },
+    /// A program that refused.
+    #[error("`{command}` failed: {said}{}", with(advice))]
+    Program {
+        /// What was run.
+        command: String,
+        /// What it said.
+        said: String,
+        /// What to do about it, if anything is known.
+        advice: String,
+    },
+    /// A program that passed its deadline.
+    #[error("`{command}` did not end within {waited:?}{}", if *gone { " and was ended; try again" } else { " and cannot be ended: it waits for a device; see the kernel log" })]
+    Late {
+        /// What was run.
+        command: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// It has ended since.
+        gone: bool,
+    },
+    /// Not enough room in a volume group.
+    #[error(
+        "volume group {group} has {free} bytes free, which is not enough for {wanted}; add a device to it: vgextend {group} DEVICE"
+    )]
+    GroupFull {
+        /// The volume group.
+        group: String,
+        /// What it has left.
+        free: u64,
+        /// What was wanted.
+        wanted: String,
+    },
 }
 
-fn said(advice: &str) -> String {
+fn with(advice: &str) -> String {
     if advice.is_empty() { String::new() } else { format!("; {advice}") }
 }
 
@@ -85,8 +126,10 @@ impl Error {
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoRoom { .. } => ErrorKind::NoSpace,
-            Self::InUse { .. } => ErrorKind::Busy,
+            Self::NoRoom { .. } | Self::GroupFull { .. } => ErrorKind::NoSpace,
+            Self::InUse { .. } | Self::Late { .. } => ErrorKind::Busy,
+            Self::MissingTools { .. } => ErrorKind::Unsupported,
+            Self::Program { .. } => ErrorKind::Other,
             Self::Unfit { .. } => ErrorKind::Invalid,
             Self::System { errno, .. } => match errno {
                 Errno::EBUSY => ErrorKind::Busy,

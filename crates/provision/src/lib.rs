@@ -4,9 +4,10 @@
 //!   on this machine; a simulation can stand in its place.
 //! - [`loop_pool`] keeps the two files of a root on loop devices, and a reserve beside them.
 //! - [`given`] looks at devices that an operator names before anything is touched.
+//! - [`lvm`] asks LVM for thin pools, by its own programs.
 //! - [`signature`] tells what is on a device from its first and last blocks; bytes in, a name out.
 //!
-//! No process is started. Loop devices are attached in one step with their true name, free themselves when nobody
+//! No process is started but for LVM. Loop devices are attached in one step with their true name, free themselves when nobody
 //! has them open, and bypass the page cache where the host file system can.
 //!
 //! ```no_run
@@ -34,6 +35,7 @@ mod file;
 pub mod given;
 mod inspect;
 pub mod loop_pool;
+pub mod lvm;
 mod mounts;
 pub mod signature;
 mod sys;

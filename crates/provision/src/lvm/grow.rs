@@ -1,0 +1,208 @@
+//! A pool that grows: LVM extends its data or its metadata, and reloads its table.
+
+use super::pool::{PoolFacts, PoolVolume, look};
+use super::report::report;
+use super::{Programs, must};
+use crate::error::{Error, Result};
+use std::time::Duration;
+use thinlayer_dm::Bytes;
+
+/// What [`grow`] made of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grown {
+    /// The pool before.
+    pub before: PoolFacts,
+    /// The pool now. Sizes are whole extents of its volume group, so they may be above what was asked for.
+    pub now: PoolFacts,
+}
+
+impl Grown {
+    /// Is anything larger?
+    pub fn changed(&self) -> bool {
+        self.now.data > self.before.data || self.now.metadata > self.before.metadata
+    }
+}
+
+/// Extends a pool of LVM's to at least these sizes, in all; what is not given, or that large already, stays.
+///
+/// Called by the owner's watcher at a threshold, and by hand by `thinlayer pool grow`. Metadata goes first: where there is little room
+/// left, it is what a pool cannot do without. The pool may be active, also full or with I/O waiting for room: LVM reloads it without
+/// flushing, and the kernel takes it on from there. `deadline` is for each of LVM's programs; there are at most four.
+///
+/// Where dmeventd watches the pool ([`PoolFacts::monitored`]), LVM extends it by itself and a watcher only watches; a call by hand is as good as any.
+///
+/// # Errors
+/// [`crate::ErrorKind::NoSpace`] ([`Error::GroupFull`]) if the volume group has not got the room: data may then still be as it was while metadata
+/// has grown. [`crate::ErrorKind::NotFound`] if LVM knows no such pool; [`crate::ErrorKind::Busy`] at the deadline; otherwise what LVM says.
+pub fn grow(
+    programs: &dyn Programs,
+    pool: &PoolVolume,
+    data: Option<Bytes>,
+    metadata: Option<Bytes>,
+    deadline: Duration,
+) -> Result<Grown> {
+    let found = || look(programs, pool, deadline)?.ok_or_else(|| unknown(pool));
+    let before = found()?;
+    let mut now = before.clone();
+    if let Some(size) = metadata.filter(|size| *size > before.metadata) {
+        extend(programs, pool, "--poolmetadatasize", size, "metadata", deadline)?;
+        now.metadata = size;
+    }
+    if let Some(size) = data.filter(|size| *size > before.data) {
+        extend(programs, pool, "--size", size, "data", deadline)?;
+        now.data = size;
+    }
+    if now != before {
+        now = found()?;
+    }
+    Ok(Grown { before, now })
+}
+
+fn unknown(pool: &PoolVolume) -> Error {
+    Error::System {
+        action: "grow",
+        path: format!("/dev/{pool}").into(),
+        errno: nix::errno::Errno::ENOENT,
+        advice: "LVM knows no such thin pool: see lvs --all".into(),
+    }
+}
+
+fn extend(
+    programs: &dyn Programs,
+    pool: &PoolVolume,
+    option: &str,
+    size: Bytes,
+    side: &str,
+    deadline: Duration,
+) -> Result<()> {
+    let wanted = format!("{}b", size.0);
+    let failed = match must(programs, "lvextend", &["--yes", option, &wanted, &pool.to_string()], deadline) {
+        Ok(_) => return Ok(()),
+        Err(failed) => failed,
+    };
+    // LVM has no exit code of its own for this: `Insufficient free space: 25 extents needed, but only 3 available`,
+    // `Insufficient suitable allocatable extents`.
+    if !matches!(&failed, Error::Program { said, .. } if said.contains("nsufficient")) {
+        return Err(failed);
+    }
+    let free = free(programs, pool.group(), deadline).unwrap_or(Bytes(0));
+    Err(Error::GroupFull {
+        group: pool.group().to_owned(),
+        free: free.0,
+        wanted: format!("{} bytes of {side} for {pool}", size.0),
+    })
+}
+
+/// What a volume group has left.
+///
+/// # Errors
+/// What `vgs` says.
+pub fn free(programs: &dyn Programs, group: &str, deadline: Duration) -> Result<Bytes> {
+    let rows = report(programs, "vgs", &["vg_free"], Some(&format!("vg_name=\"{group}\"")), deadline)?;
+    rows.first().map_or(Ok(Bytes(0)), |row| row.bytes("vg_free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::lvm::Finished;
+    use std::collections::VecDeque;
+    use std::path::PathBuf;
+    use std::sync::Mutex;
+
+    const DEADLINE: Duration = Duration::from_secs(1);
+
+    /// Answers in their order, and what was asked.
+    #[derive(Debug, Default)]
+    struct Played {
+        answers: Mutex<VecDeque<Finished>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Programs for Played {
+        fn find(&self, program: &str) -> Option<PathBuf> {
+            Some(program.into())
+        }
+
+        fn run(&self, program: &str, arguments: &[&str], _: Duration) -> Result<Finished> {
+            if program == "lvextend" {
+                self.asked.lock().unwrap().push(arguments.join(" "));
+            }
+            Ok(self.answers.lock().unwrap().pop_front().unwrap())
+        }
+
+        fn write_profile(&self, _: &str, _: &str) -> Result<()> {
+            unreachable!()
+        }
+    }
+
+    fn pool(data: u64, metadata: u64) -> Finished {
+        let row = format!(
+            r#"{{"report":[{{"lv":[{{"vg_name":"docker","lv_name":"thinpool","segtype":"thin-pool","lv_size":"{data}","lv_metadata_size":"{metadata}"}}]}}]}}"#
+        );
+        Finished { code: Some(0), stdout: row, stderr: String::new() }
+    }
+
+    fn done() -> Finished {
+        Finished { code: Some(0), stdout: "resized".into(), stderr: String::new() }
+    }
+
+    fn played(answers: impl IntoIterator<Item = Finished>) -> Played {
+        Played { answers: Mutex::new(answers.into_iter().collect()), asked: Mutex::default() }
+    }
+
+    #[test]
+    fn metadata_grows_first_and_sizes_are_totals() {
+        let programs = played([pool(100, 10), done(), done(), pool(208, 24)]);
+        let grown =
+            grow(&programs, &PoolVolume::docker(), Some(Bytes(200)), Some(Bytes(20)), DEADLINE).unwrap();
+        assert!(grown.changed() && grown.now.data == Bytes(208));
+        let asked = programs.asked.into_inner().unwrap();
+        assert_eq!(
+            asked,
+            ["--yes --poolmetadatasize 20b docker/thinpool", "--yes --size 200b docker/thinpool"]
+        );
+    }
+
+    #[test]
+    fn what_is_large_enough_stays() {
+        let programs = played([pool(100, 10)]);
+        let grown = grow(&programs, &PoolVolume::docker(), Some(Bytes(100)), None, DEADLINE).unwrap();
+        assert!(!grown.changed());
+        assert!(programs.asked.into_inner().unwrap().is_empty());
+    }
+
+    #[test]
+    fn no_room_is_told_with_what_there_is() {
+        let full = Finished {
+            code: Some(5),
+            stdout: String::new(),
+            stderr: "  Insufficient free space: 2560 extents needed, but only 166 available\n".into(),
+        };
+        let left = Finished {
+            code: Some(0),
+            stdout: r#"{"report":[{"vg":[{"vg_free":"696254464"}]}]}"#.into(),
+            stderr: String::new(),
+        };
+        let programs = played([pool(100, 10), full, left]);
+        let error = grow(&programs, &PoolVolume::docker(), Some(Bytes(1 << 40)), None, DEADLINE).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.to_string().contains("volume group docker has 696254464 bytes free"), "{error}");
+    }
+
+    #[test]
+    fn other_refusals_and_unknown_pools_are_told_apart() {
+        let refused = Finished { code: Some(5), stdout: String::new(), stderr: "  Pool is broken\n".into() };
+        let programs = played([pool(100, 10), refused]);
+        let error = grow(&programs, &PoolVolume::docker(), Some(Bytes(200)), None, DEADLINE).unwrap_err();
+        assert!(error.kind() == ErrorKind::Other && error.to_string().contains("Pool is broken"), "{error}");
+        let none =
+            Finished { code: Some(0), stdout: r#"{"report":[{"lv":[]}]}"#.into(), stderr: String::new() };
+        let error = grow(&played([none]), &PoolVolume::docker(), None, None, DEADLINE).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::NotFound && error.to_string().contains("no such thin pool"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,48 @@
+//! LVM's thin pools, by LVM's own programs: looked at, activated, grown, and set up from one empty device.
+//!
+//! - [`Programs`] is the door: programs that are run with a deadline. [`Installed`] are those of this machine.
+//! - [`PoolVolume`] names a pool; [`look`] is what LVM knows of it, [`activate`] makes it a device, [`grow`] extends it.
+//!
+//! LVM owns its pools: their tables are its own, and nothing here loads one. Whoever moves a pool's transaction id, as a graph driver
+//! does, must find LVM's own idea of it at 0 and no thin volumes of LVM's in the pool ([`PoolFacts::check_shared`]): only then LVM leaves
+//! the number alone, and activates the pool after a reboot whatever it has become.
+
+mod grow;
+mod pool;
+mod programs;
+mod report;
+
+pub use grow::{Grown, free, grow};
+pub use pool::{DOCKER_GROUP, DOCKER_POOL, PoolFacts, PoolVolume, activate, is_lvm, look, look_by_device};
+pub use programs::{Finished, Installed, Programs};
+
+use crate::error::{Error, Result};
+use std::time::Duration;
+
+/// Programs by the package that holds them, as Debian names it.
+const PACKAGES: &[(&str, &[&str])] =
+    &[("thin-provisioning-tools", &["thin_check"]), ("util-linux", &["blkid", "lsblk"])];
+
+/// The error for programs that are not there: all of them, and what to install.
+fn missing(programs: &[&str]) -> Error {
+    let package = |program: &&str| {
+        PACKAGES.iter().find(|(_, held)| held.contains(program)).map_or("lvm2", |(package, _)| package)
+    };
+    let mut packages: Vec<&str> = programs.iter().map(package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    Error::MissingTools { tools: programs.join(", "), packages: packages.join(" and ") }
+}
+
+/// Runs a program that must succeed.
+fn must(programs: &dyn Programs, program: &str, arguments: &[&str], deadline: Duration) -> Result<String> {
+    let ended = programs.run(program, arguments, deadline)?;
+    if ended.success() {
+        return Ok(ended.stdout);
+    }
+    Err(Error::Program {
+        command: [&[program], arguments].concat().join(" "),
+        said: ended.said(),
+        advice: String::new(),
+    })
+}

@@ -35,6 +35,8 @@ pub struct Root {
     pub dev: u64,
     /// Its inode there.
     pub inode: u64,
+    /// Whose it is: with Docker's user namespaces the user that a container's root is on the host. Mount points and new trees are given to it.
+    pub owner: thinlayer_filesystem::Owner,
     /// A folder that is gone after a reboot (`/run/thinlayer/...`): use counts, temporary mount points.
     pub runtime: PathBuf,
 }

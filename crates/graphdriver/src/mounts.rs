@@ -5,11 +5,12 @@ use crate::deadline::within;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::layer::PutBack;
+use crate::names::TREE;
 use crate::reserve::Reservation;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thinlayer_dm::Removal;
-use thinlayer_filesystem::{Detected, Filesystems, Kind, MountRequest, Mounted, Owner, Unmount, Unmounted};
+use thinlayer_filesystem::{Detected, Filesystems, Kind, MountRequest, Mounted, Unmount, Unmounted};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::ThinDevice;
 
@@ -79,8 +80,9 @@ impl Driver {
         let kind = self.layer_filesystem(record, device.node())?;
         let filesystems = self.machine.filesystems.clone();
         let target = self.names.mount_point(id);
-        filesystems.make_dir(self.names.mounts(), FOLDER_MODE, Owner::default())?;
-        filesystems.make_dir(&target, FOLDER_MODE, Owner::default())?;
+        let owner = self.machine.root.owner;
+        filesystems.make_dir(self.names.mounts(), FOLDER_MODE, owner)?;
+        filesystems.make_dir(&target, FOLDER_MODE, owner)?;
         let request = MountRequest {
             device: device.node().to_owned(),
             target,
@@ -100,9 +102,7 @@ impl Driver {
     /// Is what is counted really mounted? Somebody else may have unmounted it, or an unmount ended after its deadline.
     fn has_tree(&self, id: &LayerId) -> Result<bool> {
         // The folder is in the mounted file system; the mount point below it is empty.
-        let tree = self.names.tree(id);
-        let name = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        Ok(self.machine.filesystems.dirs(&self.names.mount_point(id))?.iter().any(|dir| dir == name))
+        Ok(self.machine.filesystems.dirs(&self.names.mount_point(id))?.iter().any(|dir| dir == TREE))
     }
 
     /// What a fresh mount needs before it is handed out. The layer is counted as used once at the end.
@@ -121,9 +121,13 @@ impl Driver {
         let filesystems = self.machine.filesystems.clone();
         let (mount_point, tree) = (self.names.mount_point(id), self.names.tree(id));
         let (node, text) = (device.node().to_owned(), id.as_str().to_owned());
+        let owner = self.machine.root.owner;
         let what = || format!("preparing the tree on device {}", device.name());
         let grown = within(&*self.machine.clock, what, self.deadlines.filesystem, reserved, move || {
-            filesystems.make_dir(&tree, FOLDER_MODE, Owner::default())?;
+            // One that is there is the layer's content, and so are its mode and its owner.
+            if !filesystems.dirs(&mount_point)?.iter().any(|dir| dir == TREE) {
+                filesystems.make_dir(&tree, FOLDER_MODE, owner)?;
+            }
             filesystems.write_if_absent(&mount_point.join("id"), text.as_bytes())?;
             Ok(pending.then(|| filesystems.grow(kind, &mount_point, &node)))
         })?;

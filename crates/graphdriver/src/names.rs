@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use thinlayer_dm::{DeviceNumber, DmName, NAME_MAX_BYTES};
 use thinlayer_store::LayerId;
 
+/// The folder on a layer's device that is its tree.
+pub(crate) const TREE: &str = "rootfs";
+
 /// The names of one root.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Names {
@@ -61,7 +64,7 @@ impl Names {
 
     /// A layer's tree while it is mounted.
     pub(crate) fn tree(&self, id: &LayerId) -> PathBuf {
-        self.mount_point(id).join("rootfs")
+        self.mount_point(id).join(TREE)
     }
 }
 
@@ -70,7 +73,9 @@ mod tests {
     use super::*;
 
     fn names(dev: u64, inode: u64) -> Names {
-        Names::of(&Root { path: "/var/lib/thinlayer".into(), dev, inode, runtime: "/run/thinlayer/x".into() })
+        let owner = thinlayer_filesystem::Owner::default();
+        let runtime = "/run/thinlayer/x".into();
+        Names::of(&Root { path: "/var/lib/thinlayer".into(), dev, inode, owner, runtime })
     }
 
     #[test]

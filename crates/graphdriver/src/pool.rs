@@ -9,7 +9,6 @@ use crate::options::{DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options
 use std::any::Any;
 use std::path::{Path, PathBuf};
 use thinlayer_dm::{Access, Bytes, DeviceNumber};
-use thinlayer_filesystem::Owner;
 use thinlayer_provision::{given, loop_pool};
 use thinlayer_store::{LayerId, Store};
 use thinlayer_thin::{BackingDevice, BlockSize, Pool, PoolTable};
@@ -123,7 +122,7 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
     }
     let purpose = if known { given::Purpose::Existing } else { given::Purpose::New };
     if options.data_device.is_none() || options.metadata_device.is_none() {
-        machine.filesystems.make_dir(&root.join("devicemapper"), 0o700, Owner::default())?;
+        machine.filesystems.make_dir(&root.join("devicemapper"), 0o700, machine.root.owner)?;
     }
     let sizes = loop_pool::Sizes {
         data: size_of(machine, loop_pool::Side::Data, options.loop_data_size, DEFAULT_LOOP_DATA_SIZE)?,

@@ -45,7 +45,7 @@ impl Driver {
             });
         }
         let names = Names::of(&machine.root);
-        machine.filesystems.make_dir(&machine.root.path, PRIVATE, thinlayer_filesystem::Owner::default())?;
+        machine.filesystems.make_dir(&machine.root.path, PRIVATE, machine.root.owner)?;
         machine.filesystems.make_dir(
             &machine.root.runtime,
             PRIVATE,

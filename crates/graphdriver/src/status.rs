@@ -7,6 +7,7 @@ use crate::options::Options;
 use crate::size::human_size;
 use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DeviceNumber, Flush};
+use thinlayer_provision::{LoopDevice, loop_pool};
 use thinlayer_store::{LayerId, Store};
 use thinlayer_thin::{Health, Pool, PoolStatus, PoolTable};
 
@@ -113,9 +114,10 @@ pub(crate) fn status(machine: &Machine, store: &Store, pool: &Pool, options: &Op
 fn side(machine: &Machine, number: Option<DeviceNumber>) -> Result<Side> {
     let Some(number) = number else { return Ok(Side::default()) };
     if let Some(device) = machine.backing.loops()?.into_iter().find(|device| device.number == number) {
+        let file = own_file(machine, &device)?.unwrap_or(device.file);
         // Where the file's folder is out of sight, nothing is known about the room below it.
-        let host_free = machine.filesystems.free_bytes(&device.file).ok().map(Bytes);
-        return Ok(Side { node: Some(device.node), loop_file: Some(device.file), host_free });
+        let host_free = machine.filesystems.free_bytes(&file).ok().map(Bytes);
+        return Ok(Side { node: Some(device.node), loop_file: Some(file), host_free });
     }
     let node = machine
         .dm
@@ -124,6 +126,22 @@ fn side(machine: &Machine, number: Option<DeviceNumber>) -> Result<Side> {
         .find(|device| device.number == number)
         .map(|device| PathBuf::from(format!("/dev/mapper/{}", device.name)));
     Ok(Side { node: node.or_else(|| Some(format!("/dev/block/{number}").into())), ..Side::default() })
+}
+
+/// The root's own file below a loop device, by its inode. The kernel tells a path that is of no use once the mount is gone through which the file was
+/// opened, as dockerd's and Podman's private mounts of their folders are after their end.
+fn own_file(machine: &Machine, device: &LoopDevice) -> Result<Option<PathBuf>> {
+    for side in [loop_pool::Side::Data, loop_pool::Side::Metadata] {
+        let path = side.path(&machine.root.path);
+        if machine
+            .backing
+            .file(&path)?
+            .is_some_and(|file| (file.dev, file.inode) == (device.dev, device.inode))
+        {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
 }
 
 impl Facts<'_> {

@@ -73,7 +73,8 @@ impl Root {
         let (dev, inode) = (meta.dev(), meta.ino());
         let number = thinlayer_dm::DeviceNumber::from_stat(dev);
         let runtime = PathBuf::from(RUNTIME).join(format!("{}-{}-{inode}", number.major, number.minor));
-        Ok(Self { path, dev, inode, runtime })
+        let owner = thinlayer_filesystem::Owner { uid: meta.uid(), gid: meta.gid() };
+        Ok(Self { path, dev, inode, owner, runtime })
     }
 }
 

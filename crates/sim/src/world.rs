@@ -94,7 +94,7 @@ impl World {
             disk: disk("disk", root),
             runtime: disk("runtime", &runtime),
             clock: Arc::new(SimClock(view.clone())),
-            root: Root { path: root.to_owned(), dev: HOST_DEV, inode, runtime },
+            root: Root { path: root.to_owned(), dev: HOST_DEV, inode, owner: Default::default(), runtime },
         }
     }
 
@@ -220,6 +220,16 @@ impl World {
             state.contents.insert(Storage::Disk(number), Content::Signature(signature.to_owned()));
         }
         number
+    }
+
+    /// Makes the kernel tell other paths of the files below loop devices: those inside of a mount that is gone, whose root was `top`.
+    pub fn hide_loop_paths(&self, top: impl AsRef<Path>) {
+        let mut state = self.shared.lock();
+        for device in state.loops.values_mut() {
+            if let Ok(inside) = device.file.strip_prefix(top.as_ref()) {
+                device.file = Path::new("/").join(inside);
+            }
+        }
     }
 
     /// Attaches a file to a loop device that does not clear itself, as another program would; the file is made if needed.

@@ -46,3 +46,17 @@ fn a_device_whose_name_stays_is_gone_all_the_same() {
     driver.get(&id("a"), None).unwrap();
     driver.put(&id("a"), Unmount::Now).unwrap();
 }
+
+#[test]
+fn the_status_names_the_roots_own_files_also_when_the_kernel_cannot() {
+    let world = World::new(1);
+    let options = Options::parse(&["dm.fs=ext4", "dm.basesize=1G"]).unwrap();
+    let (driver, _) = Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
+    let before = driver.status().unwrap();
+    // dockerd mounts its data root on itself, and takes that mount away when it ends.
+    world.hide_loop_paths("/root");
+    let paths: Vec<_> = world.loop_files().into_iter().map(|(_, file)| file).collect();
+    assert!(paths.iter().all(|path| !path.starts_with("/root")), "the test shows nothing: {paths:?}");
+    assert_eq!(driver.status().unwrap(), before);
+    assert!(before.rows.contains(&("Data loop file".into(), "/root/devicemapper/data".into())), "{before:?}");
+}

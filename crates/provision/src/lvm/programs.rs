@@ -141,6 +141,24 @@ impl Programs for Installed {
     }
 }
 
+/// A machine without any of the programs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NotInstalled;
+
+impl Programs for NotInstalled {
+    fn find(&self, _: &str) -> Option<PathBuf> {
+        None
+    }
+
+    fn run(&self, program: &str, _: &[&str], _: Duration) -> Result<Finished> {
+        Err(super::missing(&[program]))
+    }
+
+    fn write_profile(&self, name: &str, _: &str) -> Result<()> {
+        Err(failed("write", Path::new(name), Errno::EROFS))
+    }
+}
+
 /// Gives a file new content in one step, durably.
 fn replace(folder: &Path, path: &Path, content: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension("profile.tmp");

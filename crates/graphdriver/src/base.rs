@@ -139,7 +139,7 @@ impl Driver {
         /// With less than this, hardly anything can be written.
         const FULL: u64 = 4 << 20;
         let root = &self.machine.root.path;
-        let sparse = self.options.thin_pool.is_none() && self.options.data_device.is_none();
+        let sparse = self.owns_pool && self.options.data_device.is_none();
         match self.machine.filesystems.free_bytes(root) {
             Ok(free) if sparse && free < FULL => Error::NoSpace {
                 what: format!(

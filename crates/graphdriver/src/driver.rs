@@ -60,6 +60,8 @@ pub struct Driver {
     pub(crate) pool: Pool,
     /// The driver made the pool, or found the one that it had made.
     pub(crate) owns_pool: bool,
+    /// The pool is LVM's, and was set up for this root alone.
+    pub(crate) direct_lvm: bool,
     pub(crate) reservations: Reservations,
     pub(crate) transactions: Transactions,
     pub(crate) active: Active,

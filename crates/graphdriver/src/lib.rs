@@ -62,7 +62,7 @@
 //! # What it leaves behind
 //! Dropping a [`Driver`] undoes nothing: pool, devices and mounts outlive the process, as Docker's do, and the next [`Driver::open`] takes them over. [`Driver::stop`] takes them down. On
 //! disk there are the root's `metadata/` and `thinlayer/`, its `mnt/`, on loop-backed pools the two files under `devicemapper/`, and, until a reboot, a folder under
-//! `/run/thinlayer`. No other process is started, except `mkfs` when the base is made.
+//! `/run/thinlayer`. No other process is started, except `mkfs` when the base is made, and LVM's programs where the pool is LVM's.
 //!
 //! # Crashes
 //! Create and remove are durable when they return. Whatever is interrupted, by a kill or by the power, is finished or undone at the next [`Driver::open`], which says so in its notices. How
@@ -77,6 +77,7 @@ mod base;
 mod check;
 mod create;
 mod deadline;
+mod direct_lvm;
 mod driver;
 mod error;
 mod layer;
@@ -116,6 +117,7 @@ pub use status::Status;
 pub use system::SystemClock;
 pub use thinlayer_dm::Bytes;
 pub use thinlayer_filesystem::Unmount;
+pub use thinlayer_provision::lvm::SetupConfig;
 pub use thinlayer_store::{InvalidLayerId, LayerId, Record};
 pub use view::View;
 pub use worker::Stop;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use thinlayer_dm::DeviceMapper;
 use thinlayer_filesystem::Filesystems;
 use thinlayer_provision::Backing;
+use thinlayer_provision::lvm::Programs;
 use thinlayer_store::Disk;
 
 /// Time, and threads that a deadline can be put on.
@@ -50,6 +51,8 @@ pub struct Machine {
     pub filesystems: Arc<dyn Filesystems>,
     /// Backing files, loop devices, given devices.
     pub backing: Arc<dyn Backing>,
+    /// LVM's programs, for pools that are LVM's.
+    pub programs: Arc<dyn Programs>,
     /// The disk under [`Root::path`].
     pub disk: Arc<dyn Disk>,
     /// The disk under [`Root::runtime`].

@@ -5,6 +5,7 @@ use crate::size::parse_size;
 use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DmName, Sectors};
 use thinlayer_filesystem::Kind;
+use thinlayer_provision::lvm::SetupConfig;
 use thinlayer_thin::BlockSize;
 
 /// Everything that can be set. [`Options::parse`] reads it from `dm.KEY=VALUE` items; [`Options::default`] is an embedded loop pool.
@@ -29,6 +30,11 @@ pub struct Options {
     pub metadata_device: Option<PathBuf>,
     /// `dm.thinpooldev`: a pool that is there already.
     pub thin_pool: Option<DmName>,
+    /// `dm.directlvm_device`, `dm.thinp_percent`, `dm.thinp_metapercent`, `dm.thinp_autoextend_percent` and `dm.thinp_autoextend_threshold`, 0 or
+    /// empty where they were not given. With a device the pool is LVM's, and is set up if need be.
+    pub direct_lvm: SetupConfig,
+    /// `dm.directlvm_device_force`: a file system on that device is no reason to leave it alone.
+    pub direct_lvm_force: bool,
     /// `dm.blkdiscard`, where it was given.
     pub discard: Option<bool>,
     /// `dm.blocksize`: the data block of a pool that the driver makes, where it was given; 64 KiB otherwise.
@@ -66,6 +72,8 @@ impl Default for Options {
             data_device: None,
             metadata_device: None,
             thin_pool: None,
+            direct_lvm: SetupConfig::default(),
+            direct_lvm_force: false,
             discard: None,
             block_size: None,
             override_udev_sync_check: false,
@@ -77,16 +85,6 @@ impl Default for Options {
         }
     }
 }
-
-/// The options of automatic direct-lvm set-up, which this version does not do.
-const DIRECT_LVM: [&str; 6] = [
-    "dm.directlvm_device",
-    "dm.directlvm_device_force",
-    "dm.thinp_percent",
-    "dm.thinp_metapercent",
-    "dm.thinp_autoextend_percent",
-    "dm.thinp_autoextend_threshold",
-];
 
 impl Options {
     /// Reads items of the form `KEY=VALUE`, split at the first `=`, both sides trimmed, the key in any case.
@@ -118,6 +116,11 @@ impl Options {
         let wrong = |why: &str| Error::option(&format!("{key}={value}"), why);
         let size = || parse_size(value).map_err(|why| wrong(&why));
         let flag = || parse_flag(value).ok_or_else(|| wrong("the value is not true or false"));
+        let percent = |most: u64| {
+            let number = value.strip_suffix('%').unwrap_or(value).parse().ok();
+            let why = || wrong(&format!("a whole number from 0 to {most} is expected, perhaps with %"));
+            number.filter(|percent| *percent <= most).ok_or_else(why)
+        };
         match key {
             "dm.basesize" => {
                 self.base_size = Some(whole_sectors(size()?).ok_or_else(|| wrong("it is zero"))?)
@@ -172,12 +175,15 @@ impl Options {
                     .filter(|level| (2..=7).contains(level))
                     .ok_or_else(|| wrong("a level from 2 (fatal) to 7 (debug) is expected"))?;
             }
-            _ if DIRECT_LVM.contains(&key) => {
-                return Err(Error::Unsupported {
-                    what: format!("option {key}"),
-                    advice: "make the LVM thin pool by hand and name it with dm.thinpooldev".into(),
-                });
+            "dm.directlvm_device" => {
+                device_path(value).ok_or_else(|| wrong("it is no absolute path"))?;
+                value.clone_into(&mut self.direct_lvm.device);
             }
+            "dm.directlvm_device_force" => self.direct_lvm_force = flag()?,
+            "dm.thinp_percent" => self.direct_lvm.thinp_percent = percent(99)?,
+            "dm.thinp_metapercent" => self.direct_lvm.thinp_meta_percent = percent(99)?,
+            "dm.thinp_autoextend_percent" => self.direct_lvm.auto_extend_percent = percent(100)?,
+            "dm.thinp_autoextend_threshold" => self.direct_lvm.auto_extend_threshold = percent(100)?,
             "size" => return Err(wrong("size belongs to a layer; give it to create")),
             _ => return Err(wrong("Unknown option")),
         }
@@ -191,6 +197,7 @@ impl Options {
                 "deferred deletion needs deferred removal; drop dm.use_deferred_removal=false",
             ));
         }
+        self.check_direct_lvm()?;
         if let (Some(data), Some(metadata)) = (&self.data_device, &self.metadata_device)
             && data == metadata
         {
@@ -202,11 +209,46 @@ impl Options {
         Ok(())
     }
 
+    fn check_direct_lvm(&self) -> Result<()> {
+        let SetupConfig { device, thinp_percent, thinp_meta_percent, .. } = &self.direct_lvm;
+        if self.direct_lvm == SetupConfig::default() {
+            return Ok(());
+        }
+        if device.is_empty() {
+            return Err(Error::option(
+                &self.direct_lvm.to_string(),
+                "a device is missing to make a pool on; give dm.directlvm_device",
+            ));
+        }
+        if (*thinp_percent == 0) != (*thinp_meta_percent == 0) {
+            return Err(Error::option(
+                &self.direct_lvm.to_string(),
+                "dm.thinp_percent and dm.thinp_metapercent belong together; give both or neither",
+            ));
+        }
+        if thinp_percent + thinp_meta_percent > 100 {
+            return Err(Error::option(
+                &self.direct_lvm.to_string(),
+                "dm.thinp_percent and dm.thinp_metapercent are more than 100 % together",
+            ));
+        }
+        if let Some(pool) = &self.thin_pool {
+            return Err(Error::option(
+                &format!("dm.directlvm_device={device}"),
+                &format!("dm.thinpooldev={pool} names a pool that is made already; drop one of them"),
+            ));
+        }
+        Ok(())
+    }
+
     /// Options that were given and mean nothing beside the others, and why.
     pub(crate) fn unused(&self) -> Vec<(&'static str, &'static str)> {
-        const POOL: &str = "dm.thinpooldev names a pool that is made already";
-        let pool = self.thin_pool.is_some();
+        const POOL: &str = "the pool is LVM's or made already";
+        const FORCE: &str = "there is no dm.directlvm_device that it could be about";
+        let direct_lvm = !self.direct_lvm.device.is_empty();
+        let pool = self.thin_pool.is_some() || direct_lvm;
         let given = [
+            ("dm.directlvm_device_force", self.direct_lvm_force, !direct_lvm, FORCE),
             ("dm.datadev", self.data_device.is_some(), pool, POOL),
             ("dm.metadatadev", self.metadata_device.is_some(), pool, POOL),
             ("dm.blocksize", self.block_size.is_some(), pool, POOL),
@@ -232,7 +274,7 @@ impl Options {
             .collect()
     }
 
-    /// Are whole devices discarded before they are deleted? Off by default on devices that an operator gave.
+    /// Are whole devices discarded before they are deleted? Off by default on devices that an operator gave, and on with direct-lvm.
     pub fn discards(&self) -> bool {
         self.discard.unwrap_or(self.data_device.is_none() && self.thin_pool.is_none())
     }
@@ -299,6 +341,12 @@ mod tests {
             "dm.min_free_space=5%",
             "dm.xfs_nospace_max_retries=3",
             "dm.libdm_log_level=7",
+            "dm.directlvm_device=/dev/sdd",
+            "dm.directlvm_device_force=true",
+            "dm.thinp_percent=90%",
+            "dm.thinp_metapercent=2",
+            "dm.thinp_autoextend_percent=25%",
+            "dm.thinp_autoextend_threshold=100",
         ])
         .unwrap();
         assert_eq!(options.base_size, Some(Bytes(20 << 30)));
@@ -308,6 +356,21 @@ mod tests {
         // Docker's driver refuses to start here (C18); without removal there is nothing to defer.
         assert!(!options.defers_removal() && !options.defers_deletion());
         assert_eq!((options.min_free_percent, options.xfs_nospace_retries), (5, Some(3)));
+        assert_eq!(
+            (options.direct_lvm, options.direct_lvm_force),
+            (
+                SetupConfig {
+                    device: "/dev/sdd".into(),
+                    thinp_percent: 90,
+                    thinp_meta_percent: 2,
+                    auto_extend_percent: 25,
+                    auto_extend_threshold: 100,
+                },
+                true
+            )
+        );
+        // Decided before the pool's name is (section 2.2).
+        assert!(Options::parse(&["dm.directlvm_device=/dev/sdd"]).unwrap().discards());
         let pool = Options::parse(&["dm.thinpooldev=/dev/mapper/docker-thinpool"]).unwrap();
         assert_eq!(pool.thin_pool.as_ref().map(DmName::as_str), Some("docker-thinpool"));
         assert!(!pool.discards());
@@ -334,6 +397,16 @@ mod tests {
             "dm.thinpooldev=",
             "dm.thinpooldev=a/b",
             "dm.datadev=sdb",
+            "dm.directlvm_device=sdd",
+            "dm.directlvm_device=",
+            "dm.directlvm_device_force=yes",
+            "dm.thinp_percent=100",
+            "dm.thinp_metapercent=-1",
+            "dm.thinp_metapercent=1%%",
+            "dm.thinp_autoextend_percent=101",
+            "dm.thinp_autoextend_threshold=x",
+            // Without a device.
+            "dm.thinp_autoextend_threshold=80",
             "dm.no_warn_on_loop_devices=true",
             "size=10G",
             "nonsense=1",
@@ -341,8 +414,19 @@ mod tests {
             let error = Options::parse(&[item]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Invalid, "{item}: {error}");
         }
-        let error = Options::parse(&["dm.directlvm_device=/dev/sdb"]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let device = "dm.directlvm_device=/dev/sdb";
+        for (item, part) in [
+            (&[device, "dm.thinp_percent=95"][..], "give both or neither"),
+            (&[device, "dm.thinp_metapercent=1"], "give both or neither"),
+            (&[device, "dm.thinp_percent=95", "dm.thinp_metapercent=6"], "more than 100"),
+            (&[device, "dm.thinpooldev=docker-thinpool"], "drop one of them"),
+            (&["dm.thinp_percent=95", "dm.thinp_metapercent=1"], "give dm.directlvm_device"),
+        ] {
+            let error = Options::parse(item).unwrap_err();
+            assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains(part), "{error}");
+        }
+        // 0 is as not given.
+        Options::parse(&["dm.thinp_percent=0", "dm.thinp_autoextend_threshold=0"]).unwrap();
         for pair in [
             ["dm.use_deferred_removal=false", "dm.use_deferred_deletion=true"],
             ["dm.datadev=/dev/sdb", "dm.metadatadev=/dev/sdb"],

@@ -23,6 +23,8 @@ pub(crate) struct Started {
     pub(crate) ours: bool,
     /// Its backing files prove that it is this root's.
     pub(crate) proven: bool,
+    /// It is LVM's, and was set up for this root alone.
+    pub(crate) direct_lvm: bool,
 }
 
 /// One of the pool's devices, held open until the pool stands on it.
@@ -47,13 +49,18 @@ pub(crate) fn start(
     for (option, why) in options.unused() {
         notices.push(Notice::warning(format!("{option} is not used: {why}")));
     }
+    if let Some(started) = crate::direct_lvm::start(machine, options, store, notices)? {
+        return Ok(started);
+    }
     if let Some(name) = &options.thin_pool {
         let pool = Pool::open(machine.dm.clone(), name)?.ok_or_else(|| Error::Invalid {
             what: format!(
-                "there is no thin pool {name} (dm.thinpooldev); make it first, or activate its volume group"
+                "there is no thin pool {name} (dm.thinpooldev); {}",
+                crate::direct_lvm::how_to_activate(machine, name).unwrap_or_else(|| "make it first".into())
             ),
         })?;
-        return Ok(Started { pool, made: false, ours: false, proven: false });
+        crate::direct_lvm::check_lvm(machine, &pool, notices)?;
+        return Ok(Started { pool, made: false, ours: false, proven: false, direct_lvm: false });
     }
     let name = names.pool()?;
     let started = match Pool::open(machine.dm.clone(), &name) {
@@ -68,7 +75,7 @@ pub(crate) fn start(
     };
     if started.made && (options.data_device.is_none() || options.metadata_device.is_none()) {
         notices.push(Notice::info(
-            "the pool is on loop-backed files; a block device of its own is faster (dm.thinpooldev, or dm.datadev and dm.metadatadev)",
+            "the pool is on loop-backed files; a block device of its own is faster (dm.directlvm_device, dm.thinpooldev, or dm.datadev and dm.metadatadev)",
         ));
     }
     Ok(started)
@@ -107,7 +114,7 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started
             loop_pool::Side::Metadata => pool.grow_metadata().map(drop)?,
         }
     }
-    Ok(Started { pool, made: false, ours: true, proven })
+    Ok(Started { pool, made: false, ours: true, proven, direct_lvm: false })
 }
 
 fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store: &Store) -> Result<Started> {
@@ -168,7 +175,7 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
         ..PoolTable::new(metadata.number, data.number, data.size.to_sectors())
     };
     let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;
-    Ok(Started { pool, made: true, ours: true, proven: false })
+    Ok(Started { pool, made: true, ours: true, proven: false, direct_lvm: false })
 }
 
 /// The size to ask for: what was given, else what is there, else the default.

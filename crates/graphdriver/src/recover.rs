@@ -57,7 +57,7 @@ impl Recoverer<'_> {
             present: driver.pool.probe(thin)? == Probe::Taken,
             in_use_by_other_record: driver.store.is_named_by_other(&pending.layer, pending.device_id),
             active: self.is_in_use(&pending.layer)?,
-            pool_is_ours: driver.owns_pool,
+            pool_is_ours: driver.owns_pool || driver.direct_lvm,
         };
         let mut decision = decide(pending, &facts);
         if decision.steps.contains(&Step::DeleteDevice(pending.device_id))

@@ -77,7 +77,7 @@ impl Driver {
         started: Started,
         notices: &mut Vec<Notice>,
     ) -> Result<Self> {
-        let Started { pool, ours, proven, .. } = started;
+        let Started { pool, ours, proven, direct_lvm, .. } = started;
         let pool_id = match pool.status(Flush::No)? {
             thinlayer_thin::PoolState::Running(status) => status.transaction_id,
             _ => {
@@ -101,6 +101,7 @@ impl Driver {
             store,
             pool,
             owns_pool: ours,
+            direct_lvm,
             reservations: Reservations::default(),
             transactions: Transactions::new(pool_id),
             active,

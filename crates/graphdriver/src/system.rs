@@ -114,6 +114,7 @@ impl Machine {
             dm,
             filesystems: Arc::new(thinlayer_filesystem::System::default()),
             backing: Arc::new(thinlayer_provision::System::default()),
+            programs: Arc::new(thinlayer_provision::lvm::Installed::default()),
             disk: Arc::new(folder(&root.path)?),
             runtime,
             clock: Arc::new(SystemClock::default()),

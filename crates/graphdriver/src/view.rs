@@ -93,7 +93,10 @@ impl View {
     fn pool(&self, options: &Options) -> Result<Option<Pool>> {
         let name = match &options.thin_pool {
             Some(name) => name.clone(),
-            None => self.names.pool()?,
+            None => match crate::direct_lvm::pool_name(&self.machine, options)? {
+                Some(name) => name,
+                None => self.names.pool()?,
+            },
         };
         match Pool::open(self.machine.dm.clone(), &name) {
             Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => Ok(None),

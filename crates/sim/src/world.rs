@@ -91,6 +91,8 @@ impl World {
             dm: Arc::new(SimDm(view.clone())),
             filesystems: Arc::new(SimFilesystems(view.clone())),
             backing: Arc::new(SimBacking(view.clone())),
+            // The simulated machine has no LVM.
+            programs: Arc::new(thinlayer_provision::lvm::NotInstalled),
             disk: disk("disk", root),
             runtime: disk("runtime", &runtime),
             clock: Arc::new(SimClock(view.clone())),

@@ -1,0 +1,234 @@
+//! A pool that is LVM's: set up on one device (direct-lvm, section 2.6 of the specification), activated, and known to be nobody else's.
+
+use crate::deadline::Deadlines;
+use crate::driver::Notice;
+use crate::error::{Error, Result};
+use crate::machine::Machine;
+use crate::options::Options;
+use crate::pool::Started;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use thinlayer_dm::DmName;
+use thinlayer_provision::lvm::{
+    self, PoolFacts, PoolVolume, RootFiles, SetupConfig, Workshop, forget_journal, set_up,
+};
+use thinlayer_store::{Disk, LayerId, Store};
+use thinlayer_thin::Pool;
+
+/// The root's disk as a set-up wants it.
+#[derive(Debug)]
+struct Files<'a>(&'a Arc<dyn Disk>);
+
+impl Files<'_> {
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        // Docker takes names that begin so for its own leftovers, and skips them.
+        let temporary = folder.join(".tmp-thinlayer-lvm");
+        if !folder.as_os_str().is_empty() {
+            self.0.make_folder(folder)?;
+            self.0.sync_folder(Path::new(""))?;
+        }
+        self.0.write(&temporary, content)?;
+        self.0.sync_file(&temporary)?;
+        self.0.rename(&temporary, path)?;
+        self.0.sync_folder(folder)
+    }
+}
+
+impl RootFiles for Files<'_> {
+    fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>> {
+        match self.0.read(path) {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.write(path, content)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        match self.0.remove(path) {
+            Ok(()) => self.0.sync_folder(path.parent().unwrap_or(Path::new(""))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// With what the root's pool was set up by direct-lvm, if it was.
+pub(crate) fn stored(machine: &Machine) -> Result<Option<SetupConfig>> {
+    Ok(lvm::stored(&Files(&machine.disk))?)
+}
+
+/// The pool that a root with these options has, where it is LVM's by set-up: `docker-thinpool`.
+pub(crate) fn pool_name(machine: &Machine, options: &Options) -> Result<Option<DmName>> {
+    if options.thin_pool.is_some() {
+        return Ok(None);
+    }
+    if options.direct_lvm.device.is_empty() && stored(machine)?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(PoolVolume::docker().device_name()?))
+}
+
+/// Brings up the pool of direct-lvm, and sets it up first if that is asked for. `None`: this root's pool is of another kind.
+///
+/// What is stored wins over options that were lost: such a root never gets a loop pool beside the one it has (C5).
+pub(crate) fn start(
+    machine: &Machine,
+    options: &Options,
+    store: &Store,
+    notices: &mut Vec<Notice>,
+) -> Result<Option<Started>> {
+    let pool = PoolVolume::docker();
+    let name = pool.device_name()?;
+    let wanted = Some(&options.direct_lvm).filter(|config| !config.device.is_empty());
+    match (wanted, stored(machine)?) {
+        (None, None) => return Ok(None),
+        (Some(wanted), Some(stored)) => {
+            if !wanted.agrees_with(&stored) {
+                return Err(Error::Invalid {
+                    what: format!(
+                        "this root's pool was set up with {stored}, and {wanted} is asked for; nothing was changed; give the first, or none of these options"
+                    ),
+                });
+            }
+            forget_journal(&Files(&machine.disk))?;
+        }
+        (None, Some(stored)) => {
+            if let Some(given) = other_pool(options, &name) {
+                return Err(Error::Invalid {
+                    what: format!(
+                        "this root's pool is {name}, set up with {stored} (setup-config.json), and {given} is asked for; nothing was changed; drop that option"
+                    ),
+                });
+            }
+            // Named as what it is: the ordinary way takes it from here.
+            if options.thin_pool.is_some() {
+                return Ok(None);
+            }
+            notices.push(Notice::info(format!(
+                "the pool is {name}, as setup-config.json says; it was set up with {stored}, which is not among the options"
+            )));
+            forget_journal(&Files(&machine.disk))?;
+        }
+        (Some(wanted), None) => make(machine, options, wanted, store, notices)?,
+    }
+    let found = match Pool::open(machine.dm.clone(), &name)? {
+        Some(found) => found,
+        None => activated(machine, &pool, &name)?,
+    };
+    check_lvm(machine, &found, notices)?;
+    Ok(Some(Started { pool: found, made: false, ours: false, proven: false, direct_lvm: true }))
+}
+
+/// An option that names another pool than the one that is stored.
+fn other_pool(options: &Options, name: &DmName) -> Option<String> {
+    if let Some(pool) = options.thin_pool.as_ref().filter(|pool| *pool != name) {
+        return Some(format!("dm.thinpooldev={pool}"));
+    }
+    if options.thin_pool.is_some() {
+        return None;
+    }
+    let device = |option: &str, path: &Option<std::path::PathBuf>| {
+        path.as_ref().map(|path| format!("{option}={}", path.display()))
+    };
+    device("dm.datadev", &options.data_device).or_else(|| device("dm.metadatadev", &options.metadata_device))
+}
+
+fn make(
+    machine: &Machine,
+    options: &Options,
+    wanted: &SetupConfig,
+    store: &Store,
+    notices: &mut Vec<Notice>,
+) -> Result<()> {
+    let counts = store.counts();
+    let known = store.record_even_deleted(&LayerId::base()).is_some()
+        || counts.layers + counts.hidden + counts.deleted + counts.damaged > 0;
+    if known {
+        return Err(Error::Invalid {
+            what: format!(
+                "{} has layers in another pool, and dm.directlvm_device={} would make a new one; nothing was changed; drop the option, or begin with an empty root",
+                machine.root.path.display(),
+                wanted.device
+            ),
+        });
+    }
+    let files = Files(&machine.disk);
+    let workshop = Workshop {
+        programs: &*machine.programs,
+        backing: &*machine.backing,
+        files: &files,
+        deadline: Deadlines::default().lvm,
+    };
+    let done = set_up(workshop, wanted, options.direct_lvm_force)?;
+    notices.push(Notice::info(format!(
+        "{} pool {} on {}: {} for data, {} for metadata",
+        if done.resumed { "finished making" } else { "made" },
+        done.pool.volume,
+        wanted.device,
+        done.pool.data,
+        done.pool.metadata
+    )));
+    Ok(())
+}
+
+/// After a reboot a pool may not be there before somebody asks for it.
+fn activated(machine: &Machine, pool: &PoolVolume, name: &DmName) -> Result<Pool> {
+    lvm::activate(&*machine.programs, pool, Deadlines::default().lvm).map_err(|error| {
+        let provision = Error::Provision(error);
+        Error::Unsupported {
+            what: format!("using pool {name}, which is not active ({provision}),"),
+            advice: format!(
+                "see that its disk is there (pvs), and that `lvchange --activate y {pool}` works"
+            ),
+        }
+    })?;
+    Pool::open(machine.dm.clone(), name)?.ok_or_else(|| Error::Invalid {
+        what: format!("LVM has activated {pool}, and there is no device {name}; see lvs --all"),
+    })
+}
+
+/// How to bring up a pool that was named and is not there: LVM may have it inactive.
+pub(crate) fn how_to_activate(machine: &Machine, name: &DmName) -> Option<String> {
+    let volume = PoolVolume::of_device(name)?;
+    let known = lvm::look(&*machine.programs, &volume, Deadlines::default().lvm).ok()??;
+    Some(format!("LVM has it, and it is not active: lvchange --activate y {}", known.volume))
+}
+
+/// Refuses a pool in which LVM counts transactions itself (I8). `None`: the pool is not LVM's, or LVM cannot be asked.
+pub(crate) fn check_lvm(
+    machine: &Machine,
+    pool: &Pool,
+    notices: &mut Vec<Notice>,
+) -> Result<Option<PoolFacts>> {
+    let Some(uuid) = machine.dm.info(pool.name().into())?.and_then(|info| info.uuid) else { return Ok(None) };
+    if !lvm::is_lvm(&uuid) {
+        return Ok(None);
+    }
+    match lvm::look_by_device(&*machine.programs, &uuid, Deadlines::default().lvm) {
+        Ok(Some(facts)) => {
+            facts.check_shared()?;
+            Ok(Some(facts))
+        }
+        Ok(None) => {
+            notices.push(Notice::warning(format!(
+                "pool {} is LVM's, and LVM does not show it (a filter?): whether LVM has thin volumes in it is not known",
+                pool.name()
+            )));
+            Ok(None)
+        }
+        Err(error) if error.kind() == thinlayer_provision::ErrorKind::Unsupported => {
+            notices.push(Notice::warning(format!(
+                "pool {} is LVM's, and LVM cannot be asked whether it has thin volumes in it: {error}",
+                pool.name()
+            )));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}

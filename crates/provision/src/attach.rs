@@ -23,6 +23,15 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Between two tries, once it is clear that others are at it too.
 const PAUSE: Duration = Duration::from_millis(2);
 
+/// What becomes of a node that is not in `/dev`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nodes {
+    /// It is made: the device is about to be used.
+    Make,
+    /// Nothing: somebody only looks.
+    Leave,
+}
+
 const CONTROL_ADVICE: &str = "load the loop driver (modprobe loop)";
 
 impl System {
@@ -83,13 +92,13 @@ impl System {
             let index = sys::loop_get_free(&control)
                 .map_err(|errno| advised("get a loop device from", &control_path, errno))?;
             let name = format!("loop{index}");
-            let taken = match self.open_loop(&name, !options.read_only) {
+            let taken = match self.open_loop(&name, !options.read_only, Nodes::Make) {
                 Ok((device, node, number)) => match self.configure(&device, file, info) {
                     Ok(()) => {
                         // From here on, dropping `device` detaches the file.
                         let size =
                             sys::block_size(&device).map_err(|errno| failed("measure", &node, errno))?;
-                        let direct_io = self.flag(&name, "dio");
+                        let direct_io = self.flag(&name, "loop/dio");
                         return Ok(Attachment { node, number, size, direct_io, guard: Box::new(device) });
                     }
                     // Another one was faster.
@@ -134,13 +143,13 @@ impl System {
         Ok(())
     }
 
-    /// Opens a loop device by its name, and makes its node where nobody else does.
-    fn open_loop(&self, name: &str, write: bool) -> Result<(File, PathBuf, DeviceNumber)> {
+    /// Opens a loop device by its name. With [`Nodes::Make`] its node is made where nobody else does.
+    fn open_loop(&self, name: &str, write: bool, nodes: Nodes) -> Result<(File, PathBuf, DeviceNumber)> {
         let node = self.dev.join(name);
         let number = self.number(name)?;
         let open = || File::options().read(true).write(write).custom_flags(libc::O_NONBLOCK).open(&node);
         let opened = match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && nodes == Nodes::Make => {
                 let device = makedev(u64::from(number.major), u64::from(number.minor));
                 match mknod(&node, SFlag::S_IFBLK, Mode::from_bits_truncate(0o660), device) {
                     Ok(()) | Err(Errno::EEXIST) => open(),
@@ -168,12 +177,16 @@ impl System {
     }
 
     fn flag(&self, name: &str, flag: &str) -> bool {
-        let path = self.sys.join("block").join(name).join("loop").join(flag);
+        let path = self.sys.join("block").join(name).join(flag);
         std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
     }
 
-    /// [`crate::Backing::loops`].
+    /// [`crate::Backing::loops`]: writes nothing, not even a node.
     pub(crate) fn list_loops(&self) -> Result<Vec<LoopDevice>> {
+        self.loops_in_use(Nodes::Leave)
+    }
+
+    fn loops_in_use(&self, nodes: Nodes) -> Result<Vec<LoopDevice>> {
         let folder = self.sys.join("block");
         let listing = match std::fs::read_dir(&folder) {
             Ok(listing) => listing,
@@ -195,45 +208,66 @@ impl System {
             let file = folder.join(&name).join("loop/backing_file");
             let Ok(file) = std::fs::read(&file) else { continue };
             let file = file.strip_suffix(b"\n").unwrap_or(&file);
-            // Detached between the two looks is detached.
-            if let Some(device) = self.loop_in_use(&name, file)? {
+            if let Some(device) = self.loop_in_use(&name, file, nodes)? {
                 found.push(device);
             }
         }
         Ok(found)
     }
 
-    fn loop_in_use(&self, name: &str, file: &[u8]) -> Result<Option<LoopDevice>> {
-        let (device, node, number) = match self.open_loop(name, false) {
-            Ok(opened) => opened,
+    /// What a loop device holds. `None` if it was detached between two looks, or if nothing tells which file it is.
+    fn loop_in_use(&self, name: &str, file: &[u8], nodes: Nodes) -> Result<Option<LoopDevice>> {
+        let number = match self.number(name) {
+            Ok(number) => number,
             Err(error) if error.kind() == crate::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let status = match sys::loop_status(&device) {
-            Ok(status) => status,
-            Err(Errno::ENXIO) => return Ok(None),
-            Err(errno) => return Err(failed("ask for the file of", &node, errno)),
-        };
-        Ok(Some(LoopDevice {
-            number,
-            node,
-            file: PathBuf::from(std::ffi::OsStr::from_bytes(file)),
-            dev: status.device,
-            inode: status.inode,
-            autoclear: status.flags & LO_FLAGS_AUTOCLEAR != 0,
-            direct_io: status.flags & LO_FLAGS_DIRECT_IO != 0,
-            read_only: status.flags & LO_FLAGS_READ_ONLY != 0,
-        }))
+        let node = self.dev.join(name);
+        let file = PathBuf::from(std::ffi::OsStr::from_bytes(file));
+        let asked = self.open_loop(name, false, nodes).and_then(|(device, ..)| {
+            sys::loop_status(&device).map_err(|errno| failed("ask for the file of", &node, errno))
+        });
+        Ok(match asked {
+            Ok(status) => Some(LoopDevice {
+                number,
+                node,
+                file,
+                dev: status.device,
+                inode: status.inode,
+                autoclear: status.flags & LO_FLAGS_AUTOCLEAR != 0,
+                direct_io: status.flags & LO_FLAGS_DIRECT_IO != 0,
+                read_only: status.flags & LO_FLAGS_READ_ONLY != 0,
+            }),
+            Err(Error::System { errno: Errno::ENXIO, .. }) => None,
+            // Somebody else's as a rule, in a container that may not open it or whose /dev lacks it. One of ours is recognised by its path.
+            Err(error) => {
+                let facts = std::fs::metadata(&file).ok();
+                if facts.is_none() {
+                    tracing::debug!(device = name, file = %file.display(), %error, "a loop device on an unknown file is left out");
+                }
+                facts.map(|facts| LoopDevice {
+                    number,
+                    node,
+                    file,
+                    dev: facts.dev(),
+                    inode: facts.ino(),
+                    autoclear: self.flag(name, "loop/autoclear"),
+                    direct_io: self.flag(name, "loop/dio"),
+                    read_only: self.flag(name, "ro"),
+                })
+            }
+        })
     }
 
-    /// The loop device that holds a file, other than `except`.
+    /// The loop device that holds a file, other than `except`. For those who are about to change the file: nodes that are missing are made, so that
+    /// no device is overlooked whose file the kernel tells by a path that is gone.
     pub(crate) fn holder(
         &self,
         dev: u64,
         inode: u64,
         except: Option<DeviceNumber>,
     ) -> Result<Option<LoopDevice>> {
-        let mut loops = self.list_loops()?;
+        let mut loops = self.loops_in_use(Nodes::Make)?;
         loops.retain(|held| held.dev == dev && held.inode == inode && Some(held.number) != except);
         Ok(loops.into_iter().next())
     }
@@ -261,7 +295,7 @@ impl System {
                 why: format!("{number} is no loop device"),
             });
         }
-        let (device, node, _) = self.open_loop(name, false)?;
+        let (device, node, _) = self.open_loop(name, false, Nodes::Make)?;
         sys::loop_set_capacity(&device).map_err(|errno| failed("refresh the size of", &node, errno))?;
         sys::block_size(&device).map_err(|errno| failed("measure", &node, errno))
     }
@@ -333,17 +367,59 @@ mod tests {
         assert_eq!(system.list_loops().unwrap(), vec![]);
     }
 
-    #[test]
-    fn a_node_that_is_something_else_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let loop0 = folder.path().join("block/loop0/loop");
+    /// A machine with `loop0` on `file`, whose node the caller makes, or not.
+    fn with_loop0(folder: &Path, file: &Path) -> System {
+        let loop0 = folder.join("block/loop0/loop");
         std::fs::create_dir_all(&loop0).unwrap();
-        std::fs::write(loop0.join("backing_file"), "/some/file\n").unwrap();
-        std::fs::write(folder.path().join("block/loop0/dev"), "7:0\n").unwrap();
+        std::fs::write(loop0.join("backing_file"), format!("{}\n", file.display())).unwrap();
+        std::fs::write(loop0.join("autoclear"), "1\n").unwrap();
+        std::fs::write(folder.join("block/loop0/ro"), "1\n").unwrap();
+        std::fs::write(folder.join("block/loop0/dev"), "7:0\n").unwrap();
+        System { sys: folder.to_owned(), dev: folder.to_owned(), ..System::new() }
+    }
+
+    #[test]
+    fn a_node_that_is_something_else_is_refused_where_it_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let system = with_loop0(folder.path(), Path::new("/some/file"));
         std::fs::write(folder.path().join("loop0"), "a file").unwrap();
-        let system = System { sys: folder.path().to_owned(), dev: folder.path().to_owned(), ..System::new() };
-        let error = system.list_loops().unwrap_err();
-        assert!(error.to_string().contains("not the node of loop0 (7:0); remove it"), "{error}");
+        for nodes in [Nodes::Make, Nodes::Leave] {
+            let error = system.open_loop("loop0", false, nodes).map(drop).unwrap_err();
+            assert!(error.to_string().contains("not the node of loop0 (7:0); remove it"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_device_that_cannot_be_opened_stops_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let system = with_loop0(folder.path(), Path::new("/nonexistent/file"));
+        assert_eq!(system.list_loops().unwrap(), vec![]);
+        assert!(!folder.path().join("loop0").exists(), "looking made a node");
+        std::fs::write(folder.path().join("loop0"), "a file").unwrap();
+        assert_eq!(system.list_loops().unwrap(), vec![]);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_opened_is_known_by_its_files_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::write(&data, b"").unwrap();
+        let system = with_loop0(folder.path(), &data);
+        let facts = std::fs::metadata(&data).unwrap();
+        let expected = LoopDevice {
+            number: DeviceNumber { major: 7, minor: 0 },
+            node: folder.path().join("loop0"),
+            file: data.clone(),
+            dev: facts.dev(),
+            inode: facts.ino(),
+            autoclear: true,
+            direct_io: false,
+            read_only: true,
+        };
+        assert_eq!(system.list_loops().unwrap(), [expected.clone()]);
+        // Also for those who are about to change the file, where no node can be made.
+        std::fs::write(folder.path().join("loop0"), "a file").unwrap();
+        assert_eq!(system.holder(facts.dev(), facts.ino(), None).unwrap(), Some(expected));
     }
 
     #[test]

@@ -155,7 +155,8 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// [`crate::ErrorKind::Busy`] if another loop device holds the same file.
     fn attach(&self, path: &Path, options: AttachOptions) -> Result<Attachment>;
 
-    /// All loop devices in use.
+    /// All loop devices in use, as far as it can be told which file they hold: one that cannot be opened here (a container without its node, a device control
+    /// group) is known by its file's path, and left out where that leads nowhere. Writes nothing.
     ///
     /// # Errors
     /// If they cannot be listed.

@@ -221,9 +221,27 @@ pub(crate) fn missing_node() -> Result<()> {
     let attachment = system.attach(&file, RW)?;
     ensure!(attachment.node == node && attachment.number == number, "{attachment:?}, not {}", node.display());
     ensure!(number_of(&node)? == number);
-    // And a listing makes it again.
+    // A listing knows the device without its node, and with a plain file in its place; it makes nothing.
+    let whole = system.loops()?;
     fs::remove_file(&node)?;
-    ensure!(system.loops()?.len() == 1 && node.exists());
+    ensure!(system.loops()? == whole && whole.len() == 1 && !node.exists(), "{:?}, not {whole:?}", system.loops()?);
+    fs::write(&node, "stale")?;
+    ensure!(system.loops()? == whole, "{:?}, not {whole:?}", system.loops()?);
+    // Neither stops who attaches another file, and the file is still known to be taken.
+    let other = path("other")?;
+    sparse_file(&other, MIB)?;
+    detach(system.attach(&other, RW)?)?;
+    expect(system.attach(&file, RW).map(drop), ErrorKind::Busy, &["in use by"])?;
+    fs::remove_file(&node)?;
+    expect(system.attach(&file, RW).map(drop), ErrorKind::Busy, &["in use by"])?;
+    ensure!(number_of(&node)? == number, "who attaches looks at all of them");
+    // A file that is gone by its path is somebody else's.
+    fs::remove_file(&file)?;
+    fs::remove_file(&node)?;
+    ensure!(system.loops()? == [], "{:?}", system.loops()?);
+    let left = system.attach(&other, RW)?;
+    ensure!(number_of(&node)? == number && left.node != node, "{left:?}");
+    detach(left)?;
     detach(attachment)
 }
 

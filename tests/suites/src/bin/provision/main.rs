@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             test("racing threads each get a device of their own", loops::racing),
             test("of racing threads on one file one wins", loops::racing_for_one),
             test("a file that another loop device holds is refused", loops::duplicates),
-            test("a node that is missing is made", loops::missing_node),
+            test("a node that is missing is made to attach, and stops no listing", loops::missing_node),
             test("growth is seen after a refresh", loops::growth),
             test("what is no file is refused", loops::no_file),
             test("no room leaves nothing behind", room::no_room),

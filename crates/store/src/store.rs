@@ -8,6 +8,7 @@ use crate::{
     DeviceId, DeviceSet, Disk, Error, Finding, LayerId, OpenTransaction, Pending, Record, Recovery, Result,
 };
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +41,8 @@ pub struct Counts {
 pub(crate) struct Writer {
     pub(crate) files: Files,
     pub(crate) transaction_ready: bool,
+    /// Both names of records that were moved since the last sync of their folder.
+    pub(crate) moved: BTreeSet<LayerId>,
 }
 
 /// The records of a root and its open transaction.
@@ -68,7 +71,7 @@ impl Store {
         }
         let store = Self {
             mode,
-            writer: Mutex::new(Writer { files, transaction_ready }),
+            writer: Mutex::new(Writer { files, transaction_ready, moved: BTreeSet::new() }),
             tables: RwLock::new(tables),
             transaction_open: Arc::new(AtomicBool::new(false)),
         };

@@ -41,6 +41,9 @@ impl Store {
             tables.pool.and_then(|pool| pool.checked_add(1)).ok_or(Error::NotRecovered)?
         };
         let text = transaction::to_json(id, operations)?;
+        for operation in operations {
+            writer.settle(&operation.layer)?;
+        }
         write_transaction(&mut writer, &text)?;
         self.tables.write().transaction = TransactionFile::Intent(Intent::of(id, operations));
         self.transaction_open.store(true, Ordering::Release);
@@ -107,12 +110,13 @@ impl Store {
         };
         if let Some(old) = old.filter(|old| old.deleted && old.device_id != record.device_id) {
             // A removed layer still stands under this name: its record must not be lost with its device.
-            if self.move_on(&writer, layer, &old)? == *layer {
+            if self.move_on(&mut writer, layer, &old)? == *layer {
                 return Err(Error::io("rename", &record_path(layer), io::ErrorKind::StorageFull.into()));
             }
         }
+        writer.settle(layer)?;
         writer.files.replace(&record_path(layer), record.to_json().as_bytes())?;
-        let synced = writer.files.sync_metadata();
+        let synced = writer.sync();
         self.tables.write().insert(layer.clone(), record.clone());
         synced
     }
@@ -123,7 +127,7 @@ impl Store {
     /// Its record is damaged; the disk failed. When only the sync failed, the record is gone, but perhaps back after a crash.
     pub fn remove(&self, layer: &LayerId) -> Result<()> {
         self.writable("remove a record")?;
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
         undamaged(&self.tables.read(), layer)?;
         let path = record_path(layer);
         match writer.files.disk.remove(&path) {
@@ -133,15 +137,16 @@ impl Store {
             _ => {}
         }
         // Also when it was gone already: the removal before may not be durable.
-        let synced = writer.files.sync_metadata();
+        let synced = writer.sync();
         self.tables.write().remove(layer);
         synced
     }
 
     /// Removes a layer whose device goes later: its record is marked and gets a new id, which is returned; the old one is free.
     ///
-    /// A crash in between leaves a marked record under the old id, which the next start renames. Works on a full disk; should the new name find no room there,
-    /// the old id is returned, and is freed when it is wanted.
+    /// One durable write, the mark: from there on the layer is gone for good. A crash before the new name is durable leaves a marked record under the old id, which
+    /// the next start renames; [`Store::put`] under the old id and [`Store::begin`] for the new one wait for it. Works on a full disk; should the new name find no
+    /// room there, the old id is returned, and is freed when it is wanted.
     ///
     /// # Errors
     /// There is no such layer, its record is damaged, or the disk failed.
@@ -162,11 +167,11 @@ impl Store {
             record = mark_deleted(&mut writer, layer, &record)?;
             self.tables.write().insert(layer.clone(), record.clone());
         }
-        self.move_on(&writer, layer, &record)
+        self.move_on(&mut writer, layer, &record)
     }
 
-    /// Gives a removed layer's record a new id; the old id if the disk is too full for that.
-    fn move_on(&self, writer: &Writer, from: &LayerId, record: &Record) -> Result<LayerId> {
+    /// Gives a removed layer's record a new id, durable after [`Writer::settle`] of either; the old id if the disk is too full for that.
+    fn move_on(&self, writer: &mut Writer, from: &LayerId, record: &Record) -> Result<LayerId> {
         let to = LayerId::opaque()?;
         let path = record_path(from);
         let moved = writer.files.disk.rename(&path, &record_path(&to));
@@ -175,11 +180,11 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(from.clone()),
             Err(error) => return Err(error),
         }
-        let synced = writer.files.sync_metadata();
+        writer.moved.extend([from.clone(), to.clone()]);
         let mut tables = self.tables.write();
         tables.insert(to.clone(), record.clone());
         tables.remove(from);
-        synced.map(|()| to)
+        Ok(to)
     }
 
     /// Writes a record for a device that has none, so that it is deleted later. Returns its id.
@@ -208,11 +213,25 @@ impl Store {
         let next_device_id = self.tables.read().ids.last();
         let set = DeviceSet { next_device_id, ..set.clone() };
         writer.files.replace(&device_set_path(), set.to_json().as_bytes())?;
-        let synced = writer.files.sync_metadata();
+        let synced = writer.sync();
         let mut tables = self.tables.write();
         tables.base_uuid = set.base_uuid;
         tables.base_filesystem = set.base_filesystem;
         synced
+    }
+}
+
+impl Writer {
+    /// Makes the names in `metadata/` durable.
+    fn sync(&mut self) -> Result<()> {
+        self.files.sync_metadata()?;
+        self.moved.clear();
+        Ok(())
+    }
+
+    /// Makes a record's name durable, if it was moved: what is built on it must not reach the disk before it, as nothing orders the two.
+    fn settle(&mut self, layer: &LayerId) -> Result<()> {
+        if self.moved.contains(layer) { self.sync() } else { Ok(()) }
     }
 }
 
@@ -251,7 +270,7 @@ fn mark_deleted(writer: &mut Writer, layer: &LayerId, record: &Record) -> Result
     let text = wanted.to_json();
     match writer.files.replace(&path, text.as_bytes()) {
         // Durable before the rename that follows, as nothing orders the two.
-        Ok(()) => writer.files.sync_metadata().map(|()| wanted),
+        Ok(()) => writer.sync().map(|()| wanted),
         Err(error) if error.kind() == ErrorKind::NoSpace && content.len() == sector => {
             // What a removed layer's record must still say is short enough for where any record was.
             let bare = Record { extra: None, ..wanted };

@@ -33,7 +33,7 @@ fn each_operation_costs_what_it_may() {
     assert_eq!(disk.take_steps(), ["remove", "sync_folder"]);
     store.close(transaction);
     store.retire(&id("a")).unwrap();
-    assert_eq!(disk.take_steps(), ["overwrite", "rename", "sync_folder"]);
+    assert_eq!(disk.take_steps(), ["overwrite", "rename"]);
 }
 
 #[test]
@@ -329,6 +329,88 @@ fn a_crash_in_retire_leaves_the_layer_or_a_removed_one() {
     };
     let steps = at_every_step(old, |disk| stopped(disk, retire), retired);
     assert!(steps >= 7, "{steps}");
+}
+
+/// What the caller of a removal waits for: the mark. The new name is made durable by whoever builds on it.
+#[test]
+fn a_removed_layer_costs_one_durable_write() {
+    let disk = root();
+    let store = disk.store(0);
+    disk.take_steps();
+    let gone = store.retire(&id("a")).unwrap();
+    assert_eq!(disk.take_steps(), ["overwrite", "rename"]);
+    // Another layer is none of its business; its own sync covers the name.
+    store.put(&id("b"), &record(6, 1)).unwrap();
+    assert_eq!(disk.take_steps(), ["write", "sync_file", "rename", "sync_folder"]);
+    let transaction = store.begin(&[Operation::delete(gone.clone(), device(5))]).unwrap();
+    assert_eq!(disk.take_steps(), ["overwrite"]);
+    store.remove(&gone).unwrap();
+    store.close(transaction);
+    disk.take_steps();
+    // Who takes the id, or deletes what moved on, waits for the name.
+    let gone = store.retire(&id("b")).unwrap();
+    disk.take_steps();
+    let transaction = store.begin(&[Operation::delete(gone.clone(), device(6))]).unwrap();
+    assert_eq!(disk.take_steps(), ["sync_folder", "overwrite"]);
+    store.remove(&gone).unwrap();
+    store.close(transaction);
+    store.put(&id("b"), &record(7, 1)).unwrap();
+    store.retire(&id("b")).unwrap();
+    disk.take_steps();
+    store.put(&id("b"), &record(8, 1)).unwrap();
+    assert_eq!(disk.take_steps(), ["sync_folder", "write", "sync_file", "rename", "sync_folder"]);
+}
+
+#[test]
+fn a_crash_behind_retire_leaves_the_removed_layer_whatever_comes_next() {
+    // The id is taken again, in a transaction or without one.
+    for begins in [true, false] {
+        let again = |store: &Store| {
+            store.retire(&id("a")).is_ok()
+                && (!begins || store.begin(&[Operation::create(id("a"), device(6))]).is_ok())
+                && store.put(&id("a"), &record(6, 1)).is_ok()
+        };
+        let steps = at_every_step(
+            root,
+            |disk| stopped(disk, |store| store.recovery(0) == Recovery::Clean && again(store)),
+            |image, answered| {
+                let store = reopened(image).0;
+                assert!(!store.reserve(device(5)), "the removed layer's device is lost");
+                let live = store.record(&id("a"));
+                assert!(live.is_none_or(|live| live.device_id == device(6) || !answered));
+                assert!(!answered || store.counts().deleted == 1);
+            },
+        );
+        assert!(steps >= 7, "{steps}");
+    }
+    // Its device is deleted. The pool has deleted it once `remove` begins, so from there on the record may be gone.
+    let begun = std::cell::Cell::new(false);
+    let steps = at_every_step(
+        root,
+        |disk| {
+            begun.set(false);
+            stopped(disk, |store| {
+                let Ok(gone) = store.retire(&id("a")) else { return false };
+                let recovered = store.recovery(0) == Recovery::Clean;
+                begun.set(recovered && store.begin(&[Operation::delete(gone.clone(), device(5))]).is_ok());
+                begun.get() && store.remove(&gone).is_ok()
+            })
+        },
+        |image, answered| {
+            let store = reopened(image).0;
+            let left = store.pending_deletion();
+            assert!(begun.get() || !store.reserve(device(5)), "a device without record");
+            assert!(!answered || (left.is_empty() && store.layers().is_empty()), "{left:?}");
+            if begun.get() {
+                assert!(store.layers().is_empty() && left.len() <= 1, "the layer is back: {left:?}");
+                // The intent names the record as it stands.
+                assert!(left.iter().all(|(layer, _)| layer.is_opaque()));
+                let Recovery::Open(pending) = store.recovery(0) else { panic!("no intent") };
+                assert_eq!(pending[0].record.is_some(), left.len() == 1);
+            }
+        },
+    );
+    assert!(steps >= 5, "{steps}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub struct MakeOptions {
     pub kind: Kind,
     /// Further arguments for mkfs, one each, not split at spaces (`dm.mkfsarg`).
     pub args: Vec<String>,
-    /// How long mkfs may take.
+    /// How long mkfs may take. The reads and writes of the device before and after it can be ended by nobody.
     pub deadline: Duration,
 }
 

@@ -41,8 +41,8 @@
 //! Mounting, freezing and growing need `CAP_SYS_ADMIN` (ext4's growth `CAP_SYS_RESOURCE`), a look at a device read access to it.
 //!
 //! # Waiting
-//! [`Filesystems::make`] has a deadline. The system calls behind mounting, unmounting, growing, freezing and thawing cannot be ended by
-//! anybody while the device does not answer: who needs a deadline on them runs them on a thread of their own.
+//! In [`Filesystems::make`] mkfs has a deadline. The system calls behind everything else, and those before and after mkfs, cannot be ended by
+//! anybody while the device does not answer, the read of [`Filesystems::detect`] included: who needs a deadline on them runs them on a thread of their own.
 
 mod detect;
 mod error;

@@ -1,9 +1,11 @@
 //! Which layers' devices are active. The owner of a root makes and removes all of them, so this is known without asking.
 
+use crate::deadline::within;
 use crate::driver::Driver;
 use crate::error::{Error, Result};
 use crate::machine::Clock;
 use crate::names::Names;
+use crate::reserve::Reservation;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -124,7 +126,12 @@ impl Driver {
     ///
     /// # Errors
     /// The kernel's.
-    pub(crate) fn activate(&self, id: &LayerId, record: &Record) -> Result<ThinDevice> {
+    pub(crate) fn activate(
+        &self,
+        id: &LayerId,
+        record: &Record,
+        reserved: &Reservation,
+    ) -> Result<ThinDevice> {
         let name = self.names.device(id)?;
         if let Some(device) = self.active.get(id) {
             if device.thin.id() != thin_id(record)? {
@@ -137,7 +144,7 @@ impl Driver {
                 });
             }
             if !device.leaving || self.keep_leaving(id, &device)? {
-                return self.fit(id, device.thin, record);
+                return self.fit(id, device.thin, record, reserved);
             }
         }
         let thin = self.pool.activate(
@@ -174,12 +181,26 @@ impl Driver {
     }
 
     /// An active device with the length that its record says: an interrupted growth may have left it shorter.
-    fn fit(&self, id: &LayerId, thin: ThinDevice, record: &Record) -> Result<ThinDevice> {
+    fn fit(
+        &self,
+        id: &LayerId,
+        thin: ThinDevice,
+        record: &Record,
+        reserved: &Reservation,
+    ) -> Result<ThinDevice> {
         let wanted = Bytes(record.size_bytes).to_sectors();
         if thin.len() >= wanted {
             return Ok(thin);
         }
-        let thin = self.pool.resize(&thin, wanted)?;
+        let pool = self.pool.clone();
+        let what = format!("suspend of device {}", thin.name());
+        let thin = within(
+            &*self.machine.clock,
+            || what,
+            self.deadlines.suspend,
+            reserved,
+            move || Ok(pool.resize(&thin, wanted)?),
+        )?;
         self.active.set(id, Device { thin: thin.clone(), leaving: false });
         Ok(thin)
     }

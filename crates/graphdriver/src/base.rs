@@ -1,6 +1,7 @@
 //! The base device: an empty file system that every layer without parent is a copy of (section 2.7 of the specification).
 
 use crate::create::trouble;
+use crate::deadline::within;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use crate::mounts::kind_named;
@@ -12,6 +13,7 @@ use crate::transaction::Origin;
 use thinlayer_dm::{Bytes, Flush};
 use thinlayer_filesystem::{Detected, Kind, MakeOptions};
 use thinlayer_store::{Extra, LayerId, Record};
+use thinlayer_thin::ThinDevice;
 
 impl Driver {
     /// Sees that the pool is this root's, by its base, before anything is changed in either. `proven`: its backing files say so.
@@ -20,9 +22,9 @@ impl Driver {
     /// [`crate::Kind::Invalid`] if it is another root's.
     pub(crate) fn verify_base(&self, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
         let base = LayerId::base();
-        let _reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
+        let reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
         match self.store.lookup(&base) {
-            Ok(record) if record.initialized => self.compare_base(&record, proven, notices),
+            Ok(record) if record.initialized => self.compare_base(&record, proven, &reserved, notices),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == thinlayer_store::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error.into()),
@@ -54,12 +56,12 @@ impl Driver {
                 let kind = self.choose_filesystem(notices)?;
                 self.drop_device(&base)?;
                 self.delete_device(&base, &record)?;
-                self.make_base(kind)
+                self.make_base(kind, &reserved)
             }
             None => {
                 self.refuse_used_pool()?;
                 let kind = self.choose_filesystem(notices)?;
-                self.make_base(kind)
+                self.make_base(kind, &reserved)
             }
         }
     }
@@ -84,7 +86,7 @@ impl Driver {
         })
     }
 
-    fn make_base(&self, kind: Kind) -> Result<()> {
+    fn make_base(&self, kind: Kind, reserved: &Reservation) -> Result<()> {
         let base = LayerId::base();
         let size = self.options.base_size.unwrap_or(DEFAULT_BASE_SIZE);
         let created = self.now_ns();
@@ -102,8 +104,12 @@ impl Driver {
                 Record { extra: Some(extra), ..Record::new(device_id, size.0, transaction_id.0) }
             },
         )?;
-        let device = self.activate(&base, &record)?;
-        let made = self.fill_base(&record, kind, device.node());
+        let device = self.activate(&base, &record, reserved)?;
+        let made = self.fill_base(&record, kind, &device, reserved);
+        // The call goes on and keeps the device.
+        if let Err(error @ Error::Deadline { .. }) = made {
+            return Err(error);
+        }
         let closed = self.drop_device(&base);
         match made {
             Ok(()) => closed,
@@ -111,7 +117,13 @@ impl Driver {
         }
     }
 
-    fn fill_base(&self, record: &Record, kind: Kind, node: &std::path::Path) -> Result<()> {
+    fn fill_base(
+        &self,
+        record: &Record,
+        kind: Kind,
+        device: &ThinDevice,
+        reserved: &Reservation,
+    ) -> Result<()> {
         let mut set = self.store.device_set();
         kind.as_str().clone_into(&mut set.base_filesystem);
         self.store.save_device_set(&set)?;
@@ -119,14 +131,23 @@ impl Driver {
         let step = self.step(&what);
         let options =
             MakeOptions { kind, args: self.options.mkfs_args.clone(), deadline: self.deadlines.filesystem };
-        self.machine
-            .filesystems
-            .make(node, &options, &|elapsed| self.progress.event(Event::Alive { what: &what, elapsed }))
-            .map_err(|error| self.blame_full_host(error.into()))?;
+        // mkfs has a deadline of its own, and is killed then; what comes before and after it cannot be ended.
+        let deadline = self.deadlines.filesystem + self.deadlines.mount;
+        let job = {
+            let (filesystems, progress) = (self.machine.filesystems.clone(), self.progress.clone());
+            let (node, what) = (device.node().to_owned(), what.clone());
+            move || {
+                let alive = |elapsed| progress.event(Event::Alive { what: &what, elapsed });
+                Ok(filesystems.make(&node, &options, &alive)?)
+            }
+        };
+        let call = || format!("making {kind} on device {}", device.name());
+        within(&*self.machine.clock, call, deadline, reserved, job)
+            .map_err(|error| self.blame_full_host(error))?;
         drop(step);
-        let Detected::Known { uuid, .. } = self.machine.filesystems.detect(node)? else {
+        let Detected::Known { uuid, .. } = self.detect(device, reserved)? else {
             return Err(Error::NeedsCheck {
-                what: format!("mkfs made no {kind} that can be recognised on {}", node.display()),
+                what: format!("mkfs made no {kind} that can be recognised on {}", device.node().display()),
             });
         };
         self.store.put(&LayerId::base(), &Record { initialized: true, ..record.clone() })?;
@@ -170,7 +191,13 @@ impl Driver {
     }
 
     /// Does the pool hold the base that this root knows?
-    fn compare_base(&self, record: &Record, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+    fn compare_base(
+        &self,
+        record: &Record,
+        proven: bool,
+        reserved: &Reservation,
+        notices: &mut Vec<Notice>,
+    ) -> Result<()> {
         let mut set = self.store.device_set();
         if let (Some(wanted), Some(has)) = (self.options.filesystem, kind_named(&set.base_filesystem))
             && wanted != has
@@ -182,12 +209,16 @@ impl Driver {
             return Ok(());
         }
         let base = LayerId::base();
-        let device = self.activate(&base, record)?;
-        let detected = self.machine.filesystems.detect(device.node());
+        let device = self.activate(&base, record, reserved)?;
+        let detected = self.detect(&device, reserved);
+        // The call goes on and keeps the device.
+        if let Err(error @ Error::Deadline { .. }) = detected {
+            return Err(error);
+        }
         let closed = self.drop_device(&base);
         let detected = match detected {
             Ok(detected) => detected,
-            Err(error) => return Err(Error::from(error).and_undo(closed)),
+            Err(error) => return Err(error.and_undo(closed)),
         };
         closed?;
         let (kind, uuid) = match detected {

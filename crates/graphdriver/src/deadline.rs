@@ -26,6 +26,8 @@ pub struct Deadlines {
     pub removal: Duration,
     /// For making or growing a file system.
     pub filesystem: Duration,
+    /// For the discard of a removed layer, and for the worker that is at one.
+    pub discard: Duration,
     /// For each program of LVM's.
     pub lvm: Duration,
 }
@@ -41,6 +43,7 @@ impl Default for Deadlines {
             suspended: Duration::from_secs(5),
             removal: Duration::from_secs(20),
             filesystem: Duration::from_secs(1800),
+            discard: Duration::from_secs(1800),
             lvm: Duration::from_secs(120),
         }
     }

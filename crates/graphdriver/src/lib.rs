@@ -56,8 +56,8 @@
 //! # Threads
 //! All methods of [`Driver`] take `&self` and may be called from many threads. One operation at a time works on a layer; others on that layer wait, up to a
 //! deadline. Operations on different layers share one short lock, around the pool's messages and the writes that belong to them. [`Driver::exists`],
-//! [`Driver::inspect`], [`Driver::layers`] and [`Driver::metadata`] wait for nobody. System calls that cannot be ended (mount, umount, suspend, growing a file system) run on threads
-//! of their own: at the deadline the caller gets [`Error::Deadline`], and the layer stays reserved until the call returns.
+//! [`Driver::inspect`], [`Driver::layers`] and [`Driver::metadata`] wait for nobody. System calls that cannot be ended (mount, umount, suspend, reading a superblock, making or growing a file system, discard) run on
+//! threads of their own: at the deadline ([`Machine::deadlines`]) the caller gets [`Error::Deadline`], and the layer stays reserved until the call returns.
 //!
 //! # What it leaves behind
 //! Dropping a [`Driver`] undoes nothing: pool, devices and mounts outlive the process, as Docker's do, and the next [`Driver::open`] takes them over. [`Driver::stop`] takes them down. On

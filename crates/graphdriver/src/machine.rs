@@ -1,5 +1,6 @@
 //! The machine that a driver works on: one implementation of each crate's trait, and a clock.
 
+use crate::deadline::Deadlines;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -61,4 +62,6 @@ pub struct Machine {
     pub clock: Arc<dyn Clock>,
     /// Where the root lies.
     pub root: Root,
+    /// How long it is waited for.
+    pub deadlines: Deadlines,
 }

@@ -7,15 +7,18 @@ use crate::error::{Error, Result};
 use crate::layer::PutBack;
 use crate::names::TREE;
 use crate::reserve::Reservation;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use thinlayer_dm::Removal;
+use thinlayer_dm::{DeviceNumber, Removal};
 use thinlayer_filesystem::{Detected, Filesystems, Kind, MountRequest, Mounted, Unmount, Unmounted};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::ThinDevice;
 
 /// Mode of `mnt`, of mount points and of `rootfs`.
 const FOLDER_MODE: u32 = 0o755;
+
+/// A mount that goes unless it is kept.
+type LayerMount = Mounted<Arc<dyn Filesystems>>;
 
 impl Driver {
     /// Mounts a layer, or counts one more use of it, and gives the path of its tree. `label`: the SELinux context of everything in it.
@@ -35,7 +38,7 @@ impl Driver {
         let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let uses = self.uses.get(id);
         if uses > 0 {
-            if self.has_tree(id)? {
+            if self.has_tree(id, &reserved)? {
                 self.uses.set(id, uses.saturating_add(1))?;
                 return Ok(self.names.tree(id));
             }
@@ -47,12 +50,17 @@ impl Driver {
             }
         }
         let record = self.record(id)?;
-        let device = self.activate(id, &record)?;
+        let device = self.activate(id, &record, &reserved)?;
         let mounted = self.mount_layer(id, &record, &device, label, &reserved);
         let finished = mounted.and_then(|(mounted, kind)| {
-            self.finish_mount(id, &record, &device, kind, &reserved)?;
-            mounted.keep();
-            Ok(())
+            let (mounted, grown) = self.prepare_tree(id, &record, &device, kind, mounted, &reserved)?;
+            match self.write_down_mount(id, &record, grown) {
+                Ok(()) => {
+                    mounted.keep();
+                    Ok(())
+                }
+                Err(error) => Err(error.and_undo(self.undo_mount(mounted, &reserved))),
+            }
         });
         match finished {
             Ok(()) => {}
@@ -76,8 +84,8 @@ impl Driver {
         device: &ThinDevice,
         label: Option<&str>,
         reserved: &Reservation,
-    ) -> Result<(Mounted<Arc<dyn Filesystems>>, Kind)> {
-        let kind = self.layer_filesystem(record, device.node())?;
+    ) -> Result<(LayerMount, Kind)> {
+        let kind = self.layer_filesystem(record, device, reserved)?;
         let filesystems = self.machine.filesystems.clone();
         let target = self.names.mount_point(id);
         let owner = self.machine.root.owner;
@@ -100,37 +108,56 @@ impl Driver {
     }
 
     /// Is what is counted really mounted? Somebody else may have unmounted it, or an unmount ended after its deadline.
-    fn has_tree(&self, id: &LayerId) -> Result<bool> {
+    fn has_tree(&self, id: &LayerId, reserved: &Reservation) -> Result<bool> {
+        let filesystems = self.machine.filesystems.clone();
+        let target = self.names.mount_point(id);
+        let what = || format!("looking into {}", self.names.mount_point(id).display());
         // The folder is in the mounted file system; the mount point below it is empty.
-        Ok(self.machine.filesystems.dirs(&self.names.mount_point(id))?.iter().any(|dir| dir == TREE))
+        within(&*self.machine.clock, what, self.deadlines.mount, reserved, move || {
+            Ok(filesystems.dirs(&target)?.iter().any(|dir| dir == TREE))
+        })
     }
 
-    /// What a fresh mount needs before it is handed out. The layer is counted as used once at the end.
-    fn finish_mount(
+    /// What a fresh mount needs before it is handed out. The mount goes with the call: whatever fails, or passes its deadline, unmounts at its end.
+    ///
+    /// The second value: whether the file system was grown, if that was still to be done.
+    fn prepare_tree(
         &self,
         id: &LayerId,
         record: &Record,
         device: &ThinDevice,
         kind: Kind,
+        mounted: LayerMount,
         reserved: &Reservation,
-    ) -> Result<()> {
-        if kind == Kind::Xfs {
-            self.limit_xfs_retries(device)?;
-        }
+    ) -> Result<(LayerMount, Option<thinlayer_filesystem::Result<()>>)> {
         let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
         let filesystems = self.machine.filesystems.clone();
         let (mount_point, tree) = (self.names.mount_point(id), self.names.tree(id));
         let (node, text) = (device.node().to_owned(), id.as_str().to_owned());
         let owner = self.machine.root.owner;
+        let (number, retries) = (device.number(), self.options.xfs_nospace_retries);
         let what = || format!("preparing the tree on device {}", device.name());
-        let grown = within(&*self.machine.clock, what, self.deadlines.filesystem, reserved, move || {
+        within(&*self.machine.clock, what, self.deadlines.filesystem, reserved, move || {
+            if kind == Kind::Xfs {
+                limit_xfs_retries(&*filesystems, number, retries)?;
+            }
             // One that is there is the layer's content, and so are its mode and its owner.
             if !filesystems.dirs(&mount_point)?.iter().any(|dir| dir == TREE) {
                 filesystems.make_dir(&tree, FOLDER_MODE, owner)?;
             }
             filesystems.write_if_absent(&mount_point.join("id"), text.as_bytes())?;
-            Ok(pending.then(|| filesystems.grow(kind, &mount_point, &node)))
-        })?;
+            let grown = pending.then(|| filesystems.grow(kind, &mount_point, &node));
+            Ok((mounted, grown))
+        })
+    }
+
+    /// The layer is counted as used once.
+    fn write_down_mount(
+        &self,
+        id: &LayerId,
+        record: &Record,
+        grown: Option<thinlayer_filesystem::Result<()>>,
+    ) -> Result<()> {
         match grown {
             Some(Ok(())) => self.put_grown(id, record)?,
             // Its content matters more than its size, and the mark stays.
@@ -142,40 +169,55 @@ impl Driver {
         self.uses.set(id, 1)
     }
 
-    /// On a full pool xfs would try for ever, and nobody could end the writer.
-    fn limit_xfs_retries(&self, device: &ThinDevice) -> Result<()> {
-        let number = (device.number().major, device.number().minor);
-        let limited =
-            self.machine.filesystems.set_xfs_retries(number, self.options.xfs_nospace_retries.unwrap_or(0));
-        match limited {
-            // Nobody asked for it, and old kernels have no such knob.
-            Err(error) if self.options.xfs_nospace_retries.is_none() => {
-                tracing::warn!(%error, "xfs may hang on a full pool");
+    /// Takes back a mount that was not handed out.
+    fn undo_mount(&self, mounted: LayerMount, reserved: &Reservation) -> Result<()> {
+        let what = format!("umount of {}", mounted.target().display());
+        within(
+            &*self.machine.clock,
+            || what,
+            self.deadlines.unmount,
+            reserved,
+            move || {
+                drop(mounted);
                 Ok(())
-            }
-            other => Ok(other?),
-        }
+            },
+        )
     }
 
     /// What is on a layer: its record knows; where Docker wrote the record, one read tells.
-    pub(crate) fn layer_filesystem(&self, record: &Record, node: &Path) -> Result<Kind> {
+    pub(crate) fn layer_filesystem(
+        &self,
+        record: &Record,
+        device: &ThinDevice,
+        reserved: &Reservation,
+    ) -> Result<Kind> {
         let known = record.extra.as_ref().and_then(|extra| extra.filesystem.as_deref()).and_then(kind_named);
         if let Some(kind) = known {
             return Ok(kind);
         }
-        match self.machine.filesystems.detect(node)? {
+        match self.detect(device, reserved)? {
             Detected::Known { kind, .. } => Ok(kind),
             Detected::Foreign(name) => Err(Error::Unsupported {
-                what: format!("the file system {name} on {}", node.display()),
+                what: format!("the file system {name} on {}", device.node().display()),
                 advice: "only ext4 and xfs are; copy its content elsewhere with other tools".into(),
             }),
             Detected::Nothing => Err(Error::NeedsCheck {
                 what: format!(
                     "there is no file system on {}; `thinlayer check` compares store and pool",
-                    node.display()
+                    device.node().display()
                 ),
             }),
         }
+    }
+
+    /// One read of a device's first blocks. It waits as long as the pool does not answer, so it has a deadline.
+    pub(crate) fn detect(&self, device: &ThinDevice, reserved: &Reservation) -> Result<Detected> {
+        let filesystems = self.machine.filesystems.clone();
+        let node = device.node().to_owned();
+        let what = || format!("reading the superblock on device {}", device.name());
+        within(&*self.machine.clock, what, self.deadlines.mount, reserved, move || {
+            Ok(filesystems.detect(&node)?)
+        })
     }
 
     /// Gives back one use of a layer. At the last one it is unmounted and its device goes.
@@ -239,6 +281,18 @@ impl Driver {
             tracing::warn!(%error, "the mount point stays");
         }
         Ok(unmounted)
+    }
+}
+
+/// On a full pool xfs would try for ever, and nobody could end the writer.
+fn limit_xfs_retries(filesystems: &dyn Filesystems, device: DeviceNumber, asked: Option<u64>) -> Result<()> {
+    match filesystems.set_xfs_retries((device.major, device.minor), asked.unwrap_or(0)) {
+        // Nobody asked for it, and old kernels have no such knob.
+        Err(error) if asked.is_none() => {
+            tracing::warn!(%error, "xfs may hang on a full pool");
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 

@@ -77,7 +77,7 @@ impl Driver {
         reserved: &Reservation,
     ) -> Result<()> {
         let was_active = self.active.get(id).is_some_and(|device| !device.leaving);
-        let device = self.activate(id, record)?;
+        let device = self.activate(id, record, reserved)?;
         let size = Bytes(record.size_bytes);
         let grown = self.grow_mounted(id, record, &device, reserved);
         match grown {
@@ -100,7 +100,7 @@ impl Driver {
         device: &ThinDevice,
         reserved: &Reservation,
     ) -> Result<()> {
-        let kind = self.layer_filesystem(record, device.node())?;
+        let kind = self.layer_filesystem(record, device, reserved)?;
         let filesystems = self.machine.filesystems.clone();
         let mounted_at = (self.uses.get(id) > 0).then(|| self.names.mount_point(id));
         let runtime = self.machine.root.runtime.clone();

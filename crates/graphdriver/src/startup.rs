@@ -2,7 +2,6 @@
 
 use crate::active::Active;
 use crate::check::mounted_layers;
-use crate::deadline::Deadlines;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -62,7 +61,7 @@ impl Driver {
         match Self::finish_open(machine.clone(), options, progress, names, store, started, &mut notices) {
             Ok(driver) => Ok((driver, notices)),
             Err(error) if made => {
-                Err(error.and_undo(crate::pool::remove(&pool, &machine, Deadlines::default().removal)))
+                Err(error.and_undo(crate::pool::remove(&pool, &machine, machine.deadlines.removal)))
             }
             Err(error) => Err(error),
         }
@@ -95,7 +94,7 @@ impl Driver {
         sweep_temporary_mounts(&machine)?;
         let driver = Self {
             options: options.clone(),
-            deadlines: Deadlines::default(),
+            deadlines: machine.deadlines,
             progress,
             names,
             store,

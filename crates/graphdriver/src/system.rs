@@ -1,5 +1,6 @@
 //! The real machine: the kernel's device-mapper, mounts, loop devices, a folder on disk and the clock on the wall.
 
+use crate::deadline::Deadlines;
 use crate::error::{Error, Result};
 use crate::looking::{LazyControl, Nothing};
 use crate::machine::{Clock, Machine, Root};
@@ -119,6 +120,7 @@ impl Machine {
             runtime,
             clock: Arc::new(SystemClock::default()),
             root,
+            deadlines: Deadlines::default(),
         })
     }
 }

@@ -1,9 +1,11 @@
 //! The deletion worker: discards, deletes and unlinks what was removed, in the background.
 
 use crate::active::Device;
+use crate::deadline::within;
 use crate::driver::Driver;
 use crate::error::{Error, Kind, Result};
 use crate::progress::Event;
+use crate::reserve::Reservation;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -107,7 +109,11 @@ impl Driver {
     /// # Errors
     /// The first one that is not about an open device; the others are tried all the same.
     pub fn work_off(&self) -> Result<usize> {
-        let _working = self.queue.working.lock();
+        let wait = self.deadlines.discard;
+        let _working = self.queue.working.try_lock_for(wait).ok_or_else(|| Error::Busy {
+            what: format!("the worker of pool {}", self.pool.name()),
+            why: format!("it has been at one removed layer for more than {wait:?}; is the pool stuck?"),
+        })?;
         let mut done = 0;
         let mut first_error = None;
         let mut left = Vec::new();
@@ -150,7 +156,7 @@ impl Driver {
 
     /// Discards a retired layer's blocks, deletes its device and unlinks its record.
     fn finish_removal(&self, id: &LayerId, stop: &Stop) -> Result<()> {
-        let _reserved = self.reservations.reserve(id, self.deadlines.layer)?;
+        let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let Some(record) = self.store.record_even_deleted(id) else { return Ok(()) };
         if !record.deleted {
             // A new layer took the id over, and the removed one moved on under another.
@@ -163,8 +169,11 @@ impl Driver {
         }
         if self.options.discards() && !stop.is_stopped() {
             // Only a courtesy to the host: deleting the device frees the pool's blocks in any case.
-            if let Err(error) = self.discard_layer(id, &record) {
-                tracing::warn!(layer = %id, %error, "its blocks are not discarded");
+            match self.discard_layer(id, &record, &reserved) {
+                Ok(()) => {}
+                // It has the device: there is nothing to delete yet.
+                Err(error @ Error::Deadline { .. }) => return Err(error),
+                Err(error) => tracing::warn!(layer = %id, %error, "its blocks are not discarded"),
             }
         }
         self.deactivate(id, Removal::Now)?;
@@ -187,19 +196,31 @@ impl Driver {
         }
     }
 
-    fn discard_layer(&self, id: &LayerId, record: &Record) -> Result<()> {
-        let device = self.activate(id, record)?;
+    fn discard_layer(&self, id: &LayerId, record: &Record, reserved: &Reservation) -> Result<()> {
+        let device = self.activate(id, record, reserved)?;
         let what = format!("discarding removed layer {id}");
         let step = self.step(&what);
-        let report = |done: Bytes, total: Bytes| {
-            self.progress.event(Event::Amount { what: &what, done: done.0, total: total.0 });
+        let job = {
+            let (backing, progress) = (self.machine.backing.clone(), self.progress.clone());
+            let (node, what) = (device.node().to_owned(), what.clone());
+            move || {
+                let report = |done: Bytes, total: Bytes| {
+                    progress.event(Event::Amount { what: &what, done: done.0, total: total.0 });
+                };
+                Ok(backing.discard(&node, None, &report)?)
+            }
         };
-        let done = self.machine.backing.discard(device.node(), None, &report);
+        let call = || format!("discard of device {}", device.name());
+        let done = within(&*self.machine.clock, call, self.deadlines.discard, reserved, job);
         drop(step);
+        // The call goes on and keeps the device.
+        if let Err(error @ Error::Deadline { .. }) = done {
+            return Err(error);
+        }
         let closed = self.deactivate(id, Removal::Now).map(drop);
         match done {
             Ok(_) => closed,
-            Err(error) => Err(Error::from(error).and_undo(closed)),
+            Err(error) => Err(error.and_undo(closed)),
         }
     }
 }

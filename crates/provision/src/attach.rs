@@ -416,7 +416,7 @@ mod tests {
             direct_io: false,
             read_only: true,
         };
-        assert_eq!(system.list_loops().unwrap(), [expected.clone()]);
+        assert_eq!(system.list_loops().unwrap(), std::slice::from_ref(&expected));
         // Also for those who are about to change the file, where no node can be made.
         std::fs::write(folder.path().join("loop0"), "a file").unwrap();
         assert_eq!(system.holder(facts.dev(), facts.ino(), None).unwrap(), Some(expected));

@@ -58,7 +58,9 @@ impl Clock for SimClock {
     fn run_within(&self, deadline: Duration, job: Box<dyn FnOnce() + Send>) -> bool {
         {
             let mut state = self.0.shared.lock();
-            if state.hang_next > 0 {
+            if state.hang_next > 0 && state.hang_skip > 0 {
+                state.hang_skip -= 1;
+            } else if state.hang_next > 0 {
                 state.hang_next -= 1;
                 state.pass(deadline);
                 drop(state);

@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) events: u64,
     /// The next `run_within` calls that do not come back.
     pub(crate) hang_next: u32,
+    /// Those before them that do.
+    pub(crate) hang_skip: u32,
 }
 
 impl State {
@@ -105,6 +107,7 @@ impl State {
             next_id: 0,
             events: 0,
             hang_next: 0,
+            hang_skip: 0,
         }
     }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thinlayer_dm::{Bytes, DeviceNumber, DmName};
-use thinlayer_graphdriver::{Machine, Root};
+use thinlayer_graphdriver::{Deadlines, Machine, Root};
 
 /// `st_dev` of the host's file system: 8:1.
 pub(crate) const HOST_DEV: u64 = 0x801;
@@ -96,6 +96,7 @@ impl World {
             disk: disk("disk", root),
             runtime: disk("runtime", &runtime),
             clock: Arc::new(SimClock(view.clone())),
+            deadlines: Deadlines::default(),
             root: Root { path: root.to_owned(), dev: HOST_DEV, inode, owner: Default::default(), runtime },
         }
     }
@@ -176,7 +177,13 @@ impl World {
 
     /// The next `calls` calls of `run_within` do not come back before their deadline.
     pub fn hang_next(&self, calls: u32) {
-        self.shared.lock().hang_next = calls;
+        self.hang_after(0, calls);
+    }
+
+    /// The same for `calls` calls behind the next `skip`.
+    pub fn hang_after(&self, skip: u32, calls: u32) {
+        let mut state = self.shared.lock();
+        (state.hang_skip, state.hang_next) = (skip, calls);
     }
 
     /// The calls that did not come back do so now. How many there were.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use thinlayer_graphdriver::{
-    CreateRequest, Driver, Holder, LayerId, Machine, Options, Ownership, Silent, Unmount,
+    CreateRequest, Deadlines, Driver, Holder, LayerId, Machine, Options, Ownership, Silent, Unmount,
 };
 
 /// The file systems that every case runs on.
@@ -26,6 +26,8 @@ pub(crate) struct Fixture {
     ownership: Option<Ownership>,
     pub(crate) root: PathBuf,
     pub(crate) options: Vec<String>,
+    /// How long the driver waits, from the next opening on.
+    pub(crate) deadlines: Deadlines,
     /// What the start said.
     pub(crate) notices: Vec<String>,
 }
@@ -42,8 +44,14 @@ impl Fixture {
     }
 
     pub(crate) fn at(root: &Path, options: Vec<String>) -> Result<Self> {
-        let mut fixture =
-            Self { driver: None, ownership: None, root: root.to_owned(), options, notices: Vec::new() };
+        let mut fixture = Self {
+            driver: None,
+            ownership: None,
+            root: root.to_owned(),
+            options,
+            deadlines: Deadlines::default(),
+            notices: Vec::new(),
+        };
         fixture.open()?;
         Ok(fixture)
     }
@@ -53,7 +61,7 @@ impl Fixture {
         ensure!(self.driver.is_none(), "the driver is open");
         let ownership =
             Ownership::acquire(&self.root, &Holder::this_process("test", None), Duration::from_secs(5))?;
-        let machine = Machine::system(&self.root)?;
+        let machine = Machine { deadlines: self.deadlines, ..Machine::system(&self.root)? };
         let (driver, notices) = Driver::open(machine, &Options::parse(&self.options)?, Arc::new(Silent))?;
         self.notices = notices.into_iter().map(|notice| notice.text).collect();
         self.driver = Some(driver);

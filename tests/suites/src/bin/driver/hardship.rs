@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use harness::LoopFile;
-use thinlayer_graphdriver::{Kind, LayerId, Unmount};
+use thinlayer_graphdriver::{CreateRequest, Deadlines, Kind, LayerId, PutBack, Unmount};
 
 use crate::fixture::{Fixture, options, thin_check};
 
@@ -332,5 +332,61 @@ pub(crate) fn the_base_grows(filesystem: &str) -> Result<()> {
     ensure!(room(&old)? > 400 << 20, "resize did not grow the mounted file system");
     fixture.remove(&old)?;
     fixture.remove(&new)?;
+    fixture.finish()
+}
+
+/// While a pool is suspended, whoever needs it waits in the kernel, where nobody can end it.
+pub(crate) fn a_silent_pool_holds_nobody_for_ever(filesystem: &str) -> Result<()> {
+    let mut fixture = Fixture::new(filesystem)?;
+    fixture.close();
+    let short = Duration::from_secs(2);
+    fixture.deadlines = Deadlines { layer: short, unmount: short, suspend: short, ..Deadlines::default() };
+    fixture.open()?;
+    let (written, parent) = (fixture.layer("written", None)?, fixture.layer("parent", None)?);
+    let other = fixture.layer("other", None)?;
+    for id in [&written, &parent, &other] {
+        fs::write(fixture.get(id, None)?.join("file"), vec![1; 1 << 20])?;
+    }
+    let pool = fixture.status()?.pool_name;
+    harness::run("dmsetup", ["suspend", "--nolockfs", "--noflush", &pool])?;
+    let start = Instant::now();
+    let refused = |outcome: thinlayer_graphdriver::Result<()>, words: &[&str]| {
+        let Err(error) = outcome else { bail!("no error, and {words:?} was expected") };
+        let text = error.to_string();
+        ensure!(error.kind() == Kind::Busy && words.iter().all(|word| text.contains(word)), "{text}");
+        Ok(())
+    };
+    let tried = (|| {
+        // What was written must go to the device first.
+        refused(fixture.put(&written, Unmount::Now).map(drop), &["layer written", "umount of", "within 2s"])?;
+        let on_parent = CreateRequest::on(parent.clone());
+        let child = LayerId::given("child")?;
+        let device = fixture.metadata(&parent)?.device_name;
+        refused(
+            fixture.create(&child, &on_parent),
+            &["layer child", &format!("suspend of device {device}")],
+        )?;
+        refused(fixture.get(&written, None).map(drop), &["layer written", "another operation on it"])?;
+        ensure!(!fixture.exists(&child), "there is a layer without a device");
+        // Others go on.
+        fixture.get(&other, None)?;
+        ensure!(fixture.put(&other, Unmount::Now)? == PutBack::StillUsed(1), "a use was not counted");
+        ensure!(fixture.exists(&written) && fixture.layers()?.len() == 3, "{:?}", fixture.layers()?);
+        fixture.status()?;
+        let took = start.elapsed();
+        ensure!(took < Duration::from_secs(40), "it took {took:?}");
+        Ok(())
+    })();
+    harness::run("dmsetup", ["resume", &pool])?;
+    tried?;
+    // What hung comes back, and undoes what nobody waits for any more.
+    harness::eventually("the layers are free again", Duration::from_secs(30), || {
+        Ok(fixture.put(&written, Unmount::Now).map(drop).map_err(|error| error.to_string()))
+    })?;
+    fixture.layer("child", Some("parent"))?;
+    fixture.within(&written, |tree| Ok(ensure!(fs::read(tree.join("file"))? == vec![1; 1 << 20], "lost")))?;
+    for id in [&parent, &other] {
+        fixture.put(id, Unmount::Now)?;
+    }
     fixture.finish()
 }

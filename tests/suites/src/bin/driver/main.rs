@@ -62,5 +62,8 @@ fn main() -> ExitCode {
             .deadline(Duration::from_secs(300)),
         );
     }
+    tests.push(test("ext4: a pool that does not answer holds up its own callers, and not for ever", || {
+        hardship::a_silent_pool_holds_nobody_for_ever("ext4")
+    }));
     suite("driver", Set::Everywhere, tests).main()
 }

@@ -224,7 +224,11 @@ pub(crate) fn missing_node() -> Result<()> {
     // A listing knows the device without its node, and with a plain file in its place; it makes nothing.
     let whole = system.loops()?;
     fs::remove_file(&node)?;
-    ensure!(system.loops()? == whole && whole.len() == 1 && !node.exists(), "{:?}, not {whole:?}", system.loops()?);
+    ensure!(
+        system.loops()? == whole && whole.len() == 1 && !node.exists(),
+        "{:?}, not {whole:?}",
+        system.loops()?
+    );
     fs::write(&node, "stale")?;
     ensure!(system.loops()? == whole, "{:?}, not {whole:?}", system.loops()?);
     // Neither stops who attaches another file, and the file is still known to be taken.

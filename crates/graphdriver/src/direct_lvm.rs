@@ -179,14 +179,16 @@ fn make(
 
 /// After a reboot a pool may not be there before somebody asks for it.
 fn activated(machine: &Machine, pool: &PoolVolume, name: &DmName) -> Result<Pool> {
-    lvm::activate(&*machine.programs, pool, Deadlines::default().lvm).map_err(|error| {
-        let provision = Error::Provision(error);
-        Error::Unsupported {
-            what: format!("using pool {name}, which is not active ({provision}),"),
-            advice: format!(
-                "see that its disk is there (pvs), and that `lvchange --activate y {pool}` works"
-            ),
-        }
+    let activated = lvm::activate(&*machine.programs, pool, Deadlines::default().lvm);
+    activated.map_err(|error| match error.kind() {
+        thinlayer_provision::ErrorKind::Busy => Error::from(error),
+        thinlayer_provision::ErrorKind::Unsupported => Error::Unsupported {
+            what: format!("activating pool {name} of this root ({error})"),
+            advice: format!("or activate it by hand: lvchange --activate y {pool}"),
+        },
+        _ => Error::Invalid {
+            what: format!("this root's pool {name} is not active, and LVM does not activate it: {error}; see that its disk is there (pvs)"),
+        },
     })?;
     Pool::open(machine.dm.clone(), name)?.ok_or_else(|| Error::Invalid {
         what: format!("LVM has activated {pool}, and there is no device {name}; see lvs --all"),

@@ -42,6 +42,8 @@ pub(super) struct State {
 struct Model {
     state: State,
     missing: Vec<String>,
+    /// Whoever runs this finds that it was done a moment before.
+    raced: Option<String>,
     effects: Vec<String>,
     crash: Option<Crash>,
     crashed: bool,
@@ -91,6 +93,10 @@ impl FakeLvm {
 
     pub(super) fn uninstall(&self, program: &str) {
         self.model.lock().unwrap().missing.push(program.to_owned());
+    }
+
+    pub(super) fn race(&self, program: &str) {
+        self.model.lock().unwrap().raced = Some(program.to_owned());
     }
 
     pub(super) fn crash(&self, crash: Option<Crash>) {
@@ -246,7 +252,14 @@ impl Programs for FakeLvm {
             "pvs" | "vgs" | "lvs" => answer(0, self.rows(program, arguments)),
             "blkid" => answer(2, String::new()),
             "lsblk" => answer(0, r#"{"blockdevices":[{"wwn":null,"serial":"S1"}]}"#.into()),
-            _ => self.act(program, arguments),
+            _ => {
+                let mut ended = self.act(program, arguments)?;
+                if self.model.lock().unwrap().raced.as_deref() == Some(program) {
+                    ended.code = Some(5);
+                    ended.stderr = "  It exists already.\n".into();
+                }
+                Ok(ended)
+            }
         }
     }
 

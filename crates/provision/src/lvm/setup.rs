@@ -173,7 +173,10 @@ impl Work<'_> {
             )));
         }
         // Nothing of ours is on it, so it must be as free as at the beginning.
-        self.check_free()?;
+        if let Err(error) = self.check_free() {
+            // But for the program of a killed set-up, which may have been at work until now.
+            return if self.our_volume(&journal)?.is_some() { Ok(journal) } else { Err(error) };
+        }
         journal.disk = now;
         journal.write(self.on.files)?;
         Ok(journal)
@@ -209,9 +212,10 @@ impl Work<'_> {
             Some(volume) => volume.group,
             None => {
                 self.enter(journal, Step::PhysicalVolume)?;
-                self.must(
+                self.make(
                     "pvcreate",
                     &["-f", "--uuid", &journal.physical_volume, "--norestorefile", &self.node],
+                    || Ok(self.our_volume(journal)?.is_some()),
                 )?;
                 String::new()
             }
@@ -251,7 +255,9 @@ impl Work<'_> {
                     return Err(self.group_taken());
                 }
                 self.enter(journal, Step::VolumeGroup)?;
-                self.must("vgcreate", &[DOCKER_GROUP, &self.node])?;
+                self.make("vgcreate", &[DOCKER_GROUP, &self.node], || {
+                    Ok(self.our_volume(journal)?.is_some_and(|volume| volume.group == DOCKER_GROUP))
+                })?;
             }
             DOCKER_GROUP if journal.step >= Step::VolumeGroup => {}
             other => {
@@ -289,16 +295,18 @@ impl Work<'_> {
             }
             self.enter(journal, step)?;
             let extents = format!("{percent}%VG");
-            self.must(
+            self.make(
                 "lvcreate",
                 &["--yes", "--wipesignatures", "y", "-n", name, DOCKER_GROUP, "--extents", &extents],
+                || Ok(self.volumes()?.iter().any(|row| row.text("lv_name") == name)),
             )?;
         }
         self.enter(journal, Step::Convert)?;
         let (pool, metadata) = (PoolVolume::docker().to_string(), format!("{DOCKER_GROUP}/{METADATA}"));
-        self.must(
+        self.make(
             "lvconvert",
             &["-y", "--zero", "n", "-c", "512K", "--thinpool", &pool, "--poolmetadata", &metadata],
+            || Ok(self.our_pool(journal)?.is_some()),
         )
     }
 
@@ -371,6 +379,20 @@ impl Work<'_> {
     fn volumes(&self) -> Result<Vec<Row>> {
         let select = format!("vg_name=\"{DOCKER_GROUP}\"");
         report(self.on.programs, "lvs", &["lv_name", "segtype"], Some(&select), self.on.deadline)
+    }
+
+    /// Runs a program that makes something. The one of a killed set-up may still be at work, and make it first: that serves as well.
+    fn make(&self, program: &str, arguments: &[&str], is_there: impl Fn() -> Result<bool>) -> Result<()> {
+        match self.must(program, arguments) {
+            Err(refused @ Error::Program { .. }) => {
+                if is_there()? {
+                    Ok(())
+                } else {
+                    Err(refused)
+                }
+            }
+            done => done,
+        }
     }
 
     fn must(&self, program: &str, arguments: &[&str]) -> Result<()> {

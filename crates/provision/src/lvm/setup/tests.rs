@@ -163,6 +163,19 @@ fn an_interrupted_set_up_is_not_finished_with_other_options_or_on_another_disk()
 }
 
 #[test]
+fn what_the_program_of_a_killed_set_up_makes_meanwhile_is_taken() {
+    let reference = FakeLvm::new();
+    run(&reference).unwrap();
+    for program in ["pvcreate", "vgcreate", "lvcreate", "lvconvert"] {
+        let lvm = FakeLvm::new();
+        // It does its work, and complains that somebody else has.
+        lvm.race(program);
+        run(&lvm).unwrap_or_else(|error| panic!("{program}: {error}"));
+        assert_eq!(settled(&lvm), settled(&reference), "{program}");
+    }
+}
+
+#[test]
 fn what_somebody_else_makes_meanwhile_is_not_taken() {
     // After the volume group was made.
     let lvm = FakeLvm::new();

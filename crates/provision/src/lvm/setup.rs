@@ -106,11 +106,11 @@ pub fn set_up(on: Workshop<'_>, config: &SetupConfig, force: bool) -> Result<Set
     let node = path.canonicalize().unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned();
     let work = Work { on, config, force, path, node, device };
     let resumed = begun.is_some();
-    let mut journal = match begun {
+    let (mut journal, volume) = match begun {
         Some(journal) => work.resume(journal)?,
-        None => work.begin()?,
+        None => (work.begin()?, None),
     };
-    let pool = work.finish(&mut journal)?;
+    let pool = work.finish(&mut journal, volume)?;
     Ok(SetUp { pool, resumed })
 }
 
@@ -143,12 +143,12 @@ impl Work<'_> {
         Ok(journal)
     }
 
-    /// Finds the disk of a set-up that was begun.
-    fn resume(&self, mut journal: Journal) -> Result<Journal> {
+    /// Finds the disk of a set-up that was begun, and the physical volume on it if that was made.
+    fn resume(&self, mut journal: Journal) -> Result<(Journal, Option<PhysicalVolume>)> {
         let seen = self.physical_volumes()?;
-        if let Some(ours) = seen.iter().find(|volume| volume.uuid == journal.physical_volume) {
+        if let Some(ours) = seen.into_iter().find(|volume| volume.uuid == journal.physical_volume) {
             if ours.number == self.device.number.to_string() {
-                return Ok(journal);
+                return Ok((journal, Some(ours)));
             }
             return Err(self.unfit(format!(
                 "an interrupted set-up was begun on a disk that is {} ({}) now, and this is {}; name that one (dm.directlvm_device)",
@@ -175,11 +175,12 @@ impl Work<'_> {
         // Nothing of ours is on it, so it must be as free as at the beginning.
         if let Err(error) = self.check_free() {
             // But for the program of a killed set-up, which may have been at work until now.
-            return if self.our_volume(&journal)?.is_some() { Ok(journal) } else { Err(error) };
+            let ours = self.our_volume(&journal)?;
+            return if ours.is_some() { Ok((journal, ours)) } else { Err(error) };
         }
         journal.disk = now;
         journal.write(self.on.files)?;
-        Ok(journal)
+        Ok((journal, None))
     }
 
     fn check_free(&self) -> Result<()> {
@@ -207,8 +208,8 @@ impl Work<'_> {
     }
 
     /// All steps that are not done yet.
-    fn finish(&self, journal: &mut Journal) -> Result<PoolFacts> {
-        let group = match self.our_volume(journal)? {
+    fn finish(&self, journal: &mut Journal, volume: Option<PhysicalVolume>) -> Result<PoolFacts> {
+        let group = match volume {
             Some(volume) => volume.group,
             None => {
                 self.enter(journal, Step::PhysicalVolume)?;
@@ -221,8 +222,11 @@ impl Work<'_> {
             }
         };
         self.volume_group(journal, &group)?;
-        if self.our_pool(journal)?.is_none() {
-            self.pool(journal)?;
+        let there = self.volumes()?;
+        if there.iter().any(is_pool) {
+            self.made_by_us(journal, Step::Convert, DOCKER_POOL)?;
+        } else {
+            self.pool(journal, &there)?;
         }
         let pool = self.profile(journal)?;
         self.enter(journal, Step::Config)?;
@@ -282,8 +286,7 @@ impl Work<'_> {
     }
 
     /// The two volumes become a pool.
-    fn pool(&self, journal: &mut Journal) -> Result<()> {
-        let there = self.volumes()?;
+    fn pool(&self, journal: &mut Journal, there: &[Row]) -> Result<()> {
         let has = |name: &str| there.iter().any(|row| row.text("lv_name") == name);
         for (step, name, percent) in [
             (Step::Data, DOCKER_POOL, self.config.data_percent()),
@@ -306,7 +309,7 @@ impl Work<'_> {
         self.make(
             "lvconvert",
             &["-y", "--zero", "n", "-c", "512K", "--thinpool", &pool, "--poolmetadata", &metadata],
-            || Ok(self.our_pool(journal)?.is_some()),
+            || Ok(self.volumes()?.iter().any(is_pool)),
         )
     }
 
@@ -318,16 +321,6 @@ impl Work<'_> {
         Err(self.unfit(format!(
             "somebody else has made volume {DOCKER_GROUP}/{name} while direct-lvm was being set up; remove it (lvremove {DOCKER_GROUP}/{name}) and start again"
         )))
-    }
-
-    /// The pool, if it is one already.
-    fn our_pool(&self, journal: &Journal) -> Result<Option<PoolFacts>> {
-        let is_pool = |row: &Row| row.text("lv_name") == DOCKER_POOL && row.text("segtype") == "thin-pool";
-        if !self.volumes()?.iter().any(is_pool) {
-            return Ok(None);
-        }
-        self.made_by_us(journal, Step::Convert, DOCKER_POOL)?;
-        look(self.on.programs, &PoolVolume::docker(), self.on.deadline)
     }
 
     /// The profile, and the pool as it should be.
@@ -402,6 +395,11 @@ impl Work<'_> {
     fn unfit(&self, why: String) -> Error {
         Error::Unfit { path: self.path.to_owned(), why }
     }
+}
+
+/// Is this volume the pool already?
+fn is_pool(row: &Row) -> bool {
+    row.text("lv_name") == DOCKER_POOL && row.text("segtype") == "thin-pool"
 }
 
 /// A new id in LVM's form.

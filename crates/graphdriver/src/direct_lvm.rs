@@ -1,6 +1,5 @@
 //! A pool that is LVM's: set up on one device (direct-lvm, section 2.6 of the specification), activated, and known to be nobody else's.
 
-use crate::deadline::Deadlines;
 use crate::driver::Notice;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
@@ -163,7 +162,7 @@ fn make(
         programs: &*machine.programs,
         backing: &*machine.backing,
         files: &files,
-        deadline: Deadlines::default().lvm,
+        deadline: machine.deadlines.lvm,
     };
     let done = set_up(workshop, wanted, options.direct_lvm_force)?;
     notices.push(Notice::info(format!(
@@ -179,7 +178,7 @@ fn make(
 
 /// After a reboot a pool may not be there before somebody asks for it.
 fn activated(machine: &Machine, pool: &PoolVolume, name: &DmName) -> Result<Pool> {
-    let activated = lvm::activate(&*machine.programs, pool, Deadlines::default().lvm);
+    let activated = lvm::activate(&*machine.programs, pool, machine.deadlines.lvm);
     activated.map_err(|error| match error.kind() {
         thinlayer_provision::ErrorKind::Busy => Error::from(error),
         thinlayer_provision::ErrorKind::Unsupported => Error::Unsupported {
@@ -198,7 +197,7 @@ fn activated(machine: &Machine, pool: &PoolVolume, name: &DmName) -> Result<Pool
 /// How to bring up a pool that was named and is not there: LVM may have it inactive.
 pub(crate) fn how_to_activate(machine: &Machine, name: &DmName) -> Option<String> {
     let volume = PoolVolume::of_device(name)?;
-    let known = lvm::look(&*machine.programs, &volume, Deadlines::default().lvm).ok()??;
+    let known = lvm::look(&*machine.programs, &volume, machine.deadlines.lvm).ok()??;
     Some(format!("LVM has it, and it is not active: lvchange --activate y {}", known.volume))
 }
 
@@ -212,7 +211,7 @@ pub(crate) fn check_lvm(
     if !lvm::is_lvm(&uuid) {
         return Ok(None);
     }
-    match lvm::look_by_device(&*machine.programs, &uuid, Deadlines::default().lvm) {
+    match lvm::look_by_device(&*machine.programs, &uuid, machine.deadlines.lvm) {
         Ok(Some(facts)) => {
             facts.check_shared()?;
             Ok(Some(facts))

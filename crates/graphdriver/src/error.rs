@@ -125,7 +125,7 @@ pub enum Error {
 pub enum Kind {
     /// The request is not valid.
     Invalid,
-    /// No such layer or device.
+    /// No such layer.
     NotFound,
     /// There is one already.
     Exists,
@@ -169,7 +169,7 @@ impl Error {
         }
     }
 
-    /// The class of the failure.
+    /// The class of the failure. [`Kind::NotFound`] is about layers alone: whoever reads it may take a layer for gone.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Option { .. } | Self::Invalid { .. } | Self::Id(_) => Kind::Invalid,
@@ -196,7 +196,6 @@ impl Error {
             },
             Self::Provision(e) => match e.kind() {
                 thinlayer_provision::ErrorKind::Busy => Kind::Busy,
-                thinlayer_provision::ErrorKind::NotFound => Kind::NotFound,
                 thinlayer_provision::ErrorKind::NoSpace => Kind::NoSpace,
                 thinlayer_provision::ErrorKind::Invalid => Kind::Invalid,
                 thinlayer_provision::ErrorKind::Unsupported => Kind::Unsupported,
@@ -209,7 +208,6 @@ impl Error {
 fn dm(error: &thinlayer_dm::Error) -> Kind {
     match error.kind() {
         thinlayer_dm::Kind::Busy | thinlayer_dm::Kind::Deadline => Kind::Busy,
-        thinlayer_dm::Kind::NotFound => Kind::NotFound,
         thinlayer_dm::Kind::Exists => Kind::Exists,
         thinlayer_dm::Kind::NoSpace => Kind::NoSpace,
         thinlayer_dm::Kind::Unsupported | thinlayer_dm::Kind::Absent => Kind::Unsupported,
@@ -220,7 +218,10 @@ fn dm(error: &thinlayer_dm::Error) -> Kind {
 fn thin(error: &thinlayer_thin::Error) -> Kind {
     match error.kind() {
         thinlayer_thin::Kind::Busy | thinlayer_thin::Kind::Deadline => Kind::Busy,
-        thinlayer_thin::Kind::NotFound => Kind::NotFound,
+        // The records name a thin id that the pool does not have. A device that went away beneath us is no such contradiction.
+        thinlayer_thin::Kind::NotFound if !matches!(error, thinlayer_thin::Error::NoSuchDevice { .. }) => {
+            Kind::NeedsCheck
+        }
         thinlayer_thin::Kind::Exists => Kind::Exists,
         thinlayer_thin::Kind::NoSpace => Kind::NoSpace,
         thinlayer_thin::Kind::NeedsCheck | thinlayer_thin::Kind::ReadOnly | thinlayer_thin::Kind::Failed => {
@@ -241,5 +242,62 @@ fn store(error: &thinlayer_store::Error) -> Kind {
         thinlayer_store::ErrorKind::Damaged => Kind::NeedsCheck,
         thinlayer_store::ErrorKind::Invalid => Kind::Invalid,
         _ => Kind::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+    use thinlayer_dm::DmName;
+    use thinlayer_thin::ThinId;
+
+    fn ioctl(errno: Errno) -> thinlayer_dm::Error {
+        thinlayer_dm::Error::ioctl("DM_TABLE_LOAD", "pool", errno)
+    }
+
+    fn provision(errno: Errno) -> Error {
+        thinlayer_provision::Error::System {
+            action: "open",
+            path: "/gone".into(),
+            errno,
+            advice: String::new(),
+        }
+        .into()
+    }
+
+    /// `rm web || [ $? = 3 ]`: a disk that is missing must not be taken for a layer that is gone already.
+    #[test]
+    fn only_a_layer_that_is_not_there_is_not_found() {
+        let id = LayerId::given("web").unwrap();
+        let pool = DmName::new("pool").unwrap();
+        assert_eq!(Error::NotFound { id: id.clone() }.kind(), Kind::NotFound);
+        assert_eq!(
+            Error::from(thinlayer_store::Error::NotFound { layer: id.clone() }).kind(),
+            Kind::NotFound
+        );
+
+        let source = || Box::new(ioctl(Errno::ENODATA));
+        for gone in [
+            thinlayer_thin::Error::NoSuchId {
+                pool: pool.clone(),
+                id: ThinId::new(7).unwrap(),
+                source: source(),
+            },
+            thinlayer_thin::Error::TableRefused {
+                op: "load",
+                device: pool.clone(),
+                table: "thin".into(),
+                source: source(),
+            },
+        ] {
+            assert_eq!(Error::from(gone).on(&id).kind(), Kind::NeedsCheck);
+        }
+        let device = thinlayer_thin::Error::NoSuchDevice { op: "suspend", device: pool, source: source() };
+        assert_eq!(Error::from(device).kind(), Kind::Other);
+        for errno in [Errno::ENOENT, Errno::ENXIO, Errno::ENODEV] {
+            assert_eq!(Error::from(ioctl(errno)).kind(), Kind::Other);
+            assert_eq!(provision(errno).kind(), Kind::Other);
+        }
     }
 }

@@ -32,8 +32,6 @@ enum Nodes {
     Leave,
 }
 
-const CONTROL_ADVICE: &str = "load the loop driver (modprobe loop)";
-
 impl System {
     /// [`crate::Backing::attach`].
     pub(crate) fn attach_loop(&self, path: &Path, options: AttachOptions) -> Result<Attachment> {
@@ -304,7 +302,7 @@ impl System {
 fn advised(action: &'static str, path: &Path, errno: Errno) -> Error {
     match errno {
         Errno::ENOENT | Errno::ENODEV | Errno::ENXIO => {
-            Error::System { action, path: path.to_owned(), errno, advice: CONTROL_ADVICE.into() }
+            Error::NoLoopDriver { action, path: path.to_owned(), errno }
         }
         errno => failed(action, path, errno),
     }
@@ -353,7 +351,7 @@ mod tests {
         let system =
             System { sys: folder.path().join("sys"), dev: folder.path().join("dev"), ..System::new() };
         let error = system.attach_loop(&path, AttachOptions::default()).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::NotFound);
+        assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
         assert!(error.to_string().ends_with("load the loop driver (modprobe loop)"), "{error}");
     }
 

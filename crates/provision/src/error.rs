@@ -24,6 +24,17 @@ pub enum Error {
         /// What to do about it, if anything is known.
         advice: String,
     },
+    /// There is no loop driver, or its control node is not here.
+    #[error("cannot {action} {}: {errno}; load the loop driver (modprobe loop)", path.display())]
+    NoLoopDriver {
+        /// What was tried.
+        action: &'static str,
+        /// The control node.
+        path: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        errno: Errno,
+    },
     /// Not enough room on the host for a backing file.
     #[error("no room for {}: {needed} bytes are needed and {free} are free; make room, or choose a smaller size ({option})", path.display())]
     NoRoom {
@@ -128,7 +139,7 @@ impl Error {
         match self {
             Self::NoRoom { .. } | Self::GroupFull { .. } => ErrorKind::NoSpace,
             Self::InUse { .. } | Self::Late { .. } => ErrorKind::Busy,
-            Self::MissingTools { .. } => ErrorKind::Unsupported,
+            Self::MissingTools { .. } | Self::NoLoopDriver { .. } => ErrorKind::Unsupported,
             Self::Program { .. } => ErrorKind::Other,
             Self::Unfit { .. } => ErrorKind::Invalid,
             Self::System { errno, .. } => match errno {

@@ -7,6 +7,7 @@ use crate::backing::{Backing, BlockDevice};
 use crate::error::{Error, Result};
 use crate::loop_pool::{MIN_DATA, MIN_METADATA, Side};
 use crate::signature::{THIN_POOL, THIN_POOL_DAMAGED, UNRECOGNISED};
+use nix::errno::Errno;
 use std::fmt;
 use std::path::Path;
 use thinlayer_dm::{Bytes, DeviceNumber, DmName};
@@ -41,9 +42,8 @@ pub struct Pair {
 /// Checks two given devices; `fresh` says that this root never had a pool.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for the same device twice, something else than a block device, one that is too
-/// small, refuses writes, or holds what somebody may want; [`crate::ErrorKind::Busy`] for one in use;
-/// [`crate::ErrorKind::NotFound`].
+/// [`crate::ErrorKind::Invalid`] for a device that is not there, the same one twice, something else than a block device, one
+/// that is too small, refuses writes, or holds what somebody may want; [`crate::ErrorKind::Busy`] for one in use.
 pub fn validate_pair(backing: &dyn Backing, data: &Path, metadata: &Path, fresh: bool) -> Result<Pair> {
     validate_pair_for(backing, data, metadata, if fresh { Purpose::New } else { Purpose::Existing })
 }
@@ -58,8 +58,8 @@ pub fn validate_pair_for(
     metadata: &Path,
     purpose: Purpose,
 ) -> Result<Pair> {
-    let data_device = backing.inspect(data)?;
-    let metadata_device = backing.inspect(metadata)?;
+    let data_device = look(backing, data, Side::Data)?;
+    let metadata_device = look(backing, metadata, Side::Metadata)?;
     if data_device.number == metadata_device.number {
         return Err(unfit(
             data,
@@ -83,7 +83,7 @@ pub fn validate_pair_for(
 /// # Errors
 /// As [`validate_pair`].
 pub fn validate_data(backing: &dyn Backing, path: &Path, purpose: Purpose) -> Result<BlockDevice> {
-    let device = backing.inspect(path)?;
+    let device = look(backing, path, Side::Data)?;
     check_data(path, &device, purpose)?;
     Ok(device)
 }
@@ -97,7 +97,7 @@ pub fn validate_metadata(
     path: &Path,
     purpose: Purpose,
 ) -> Result<(BlockDevice, bool)> {
-    let device = backing.inspect(path)?;
+    let device = look(backing, path, Side::Metadata)?;
     let blank = check_metadata(path, &device, purpose)?;
     Ok((device, blank))
 }
@@ -105,14 +105,15 @@ pub fn validate_metadata(
 /// Checks that an active pool stands on the device that was given for a side.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Busy`] if it stands on another one; otherwise as [`Backing::inspect`].
+/// [`crate::ErrorKind::Busy`] if it stands on another one; [`crate::ErrorKind::Invalid`] if the given one is not there;
+/// otherwise as [`Backing::inspect`].
 pub fn validate_active(
     backing: &dyn Backing,
     path: &Path,
     side: Side,
     number: DeviceNumber,
 ) -> Result<BlockDevice> {
-    let device = backing.inspect(path)?;
+    let device = look(backing, path, side)?;
     if device.number == number {
         return Ok(device);
     }
@@ -124,6 +125,20 @@ pub fn validate_active(
             device.number
         ),
         advice: "name the device that the pool was made with, or end that pool first (thinlayer stop)".into(),
+    })
+}
+
+/// Looks at a given device. One that is not there is a mistake of the option that names it.
+fn look(backing: &dyn Backing, path: &Path, side: Side) -> Result<BlockDevice> {
+    backing.inspect(path).map_err(|error| match error {
+        Error::System { errno: Errno::ENOENT | Errno::ENXIO | Errno::ENODEV, .. } => unfit(
+            path,
+            format!(
+                "there is no such device; name the pool's {side} device ({}), or make it appear",
+                side.given_option()
+            ),
+        ),
+        error => error,
     })
 }
 

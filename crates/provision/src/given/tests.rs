@@ -68,10 +68,18 @@ fn one_device_twice_names_both_options() {
 }
 
 #[test]
-fn a_missing_device_is_not_found() {
-    let fake = Fake::new(0);
-    let error = check(&fake, true).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
+fn a_missing_device_is_a_mistake_of_the_option_that_names_it() {
+    let (kind, text) = refused(&Fake::new(0), Purpose::New);
+    assert!(kind == ErrorKind::Invalid && text.contains("dm.datadev"), "{text}");
+    for purpose in [Purpose::New, Purpose::Existing] {
+        let error = validate_metadata(&Fake::new(0), Path::new(METADATA), purpose).unwrap_err();
+        assert!(
+            error.kind() == ErrorKind::Invalid && error.to_string().contains("dm.metadatadev"),
+            "{error}"
+        );
+    }
+    let error = validate_data(&Fake::new(0), Path::new(DATA), Purpose::Existing).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Invalid);
 }
 
 #[test]

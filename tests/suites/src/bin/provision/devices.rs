@@ -254,7 +254,7 @@ pub(crate) fn given_devices() -> Result<()> {
     sparse_file(&file, 64 * MIB)?;
     refused(&file, metadata, true, ErrorKind::Invalid, &["no block device"])?;
     refused(data, Path::new("/dev/null"), true, ErrorKind::Invalid, &["no block device"])?;
-    refused(data, Path::new("/dev/missing"), true, ErrorKind::NotFound, &["/dev/missing"])?;
+    refused(data, Path::new("/dev/missing"), true, ErrorKind::Invalid, &["/dev/missing", "dm.metadatadev"])?;
 
     let small = LoopFile::new("small", MIB)?;
     refused(data, small.device(), true, ErrorKind::Invalid, &["1048576 bytes", "dm.metadatadev"])?;

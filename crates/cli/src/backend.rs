@@ -1,10 +1,10 @@
 //! Who carries a command out: this process, or the one that owns the root.
 
 use crate::config::Settings;
-use crate::control::client::{self, Listener, NoAnswer};
-use crate::execute::execute;
+use crate::control::client::{self, IDS_AT_ONCE, Listener, NoAnswer};
+use crate::execute::{execute, not_removed};
 use crate::failure::{Failure, FailureKind};
-use crate::request::{Answer, Request, ended_early};
+use crate::request::{Answer, LayerFailure, RemovedLayer, Request, ended_early};
 use crate::signals::Signals;
 use std::mem::ManuallyDrop;
 use std::path::Path;
@@ -46,14 +46,50 @@ impl Session {
         if let Err(failure) = self.allowed(request) {
             return (Err(failure), None);
         }
+        if let Request::Rm { ids } = request
+            && ids.len() > IDS_AT_ONCE
+        {
+            return self.remove_many(ids);
+        }
         match self.find(request) {
             Err(failure) => (Err(failure), None),
             Ok(Found::Answer(answer)) => (*answer, None),
-            Ok(Found::Owned(ownership)) => {
-                let mut local = Local { driver: None, _ownership: ManuallyDrop::new(ownership) };
-                (self.run_here(request, &mut local), Some(local))
-            }
+            Ok(Found::Owned(ownership)) => self.own(ownership, request),
         }
+    }
+
+    fn own(&self, ownership: Ownership, request: &Request) -> Outcome {
+        let mut local = Local { driver: None, _ownership: ManuallyDrop::new(ownership) };
+        (self.run_here(request, &mut local), Some(local))
+    }
+
+    /// More layers than one request takes: several requests, each of which whoever owns the root by then carries out. What one of them
+    /// did is never asked for again, and what became of it is told whatever happens to the next.
+    fn remove_many(&self, ids: &[String]) -> Outcome {
+        let mut told = RemovedSoFar::default();
+        let mut left = ids;
+        while !left.is_empty() {
+            let (now, later) = left.split_at(left.len().min(IDS_AT_ONCE));
+            if !told.is_empty()
+                && let Some(kind) = self.signals.ended()
+            {
+                told.not_removed(kind, left);
+                break;
+            }
+            let result = match self.find(&Request::Rm { ids: now.to_vec() }) {
+                Ok(Found::Owned(ownership)) => {
+                    let (result, local) = self.own(ownership, &Request::Rm { ids: left.to_vec() });
+                    return (told.add(left, result).map(|()| told.into()), local);
+                }
+                Ok(Found::Answer(answer)) => *answer,
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = told.add(now, result) {
+                return (Err(failure), None);
+            }
+            left = later;
+        }
+        (Ok(told.into()), None)
     }
 
     /// May it be done at all, and on such a root?
@@ -220,6 +256,48 @@ impl Session {
                 }
             }
         }
+    }
+}
+
+/// What several requests for removals came to.
+#[derive(Debug, Default)]
+struct RemovedSoFar {
+    removed: Vec<RemovedLayer>,
+    failures: Vec<LayerFailure>,
+}
+
+impl RemovedSoFar {
+    fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.failures.is_empty()
+    }
+
+    /// What became of these ids. A request that failed as a whole is a failure of each, unless it was the first one: then it is all there is to say.
+    fn add(&mut self, ids: &[String], result: Result<Answer, Failure>) -> Result<(), Failure> {
+        match result {
+            Ok(Answer::Removed { removed, failures }) => {
+                self.removed.extend(removed);
+                self.failures.extend(failures);
+            }
+            Ok(other) => return Err(Failure::other(format!("rm was answered with {other:?}"))),
+            Err(failure) if self.is_empty() => return Err(failure),
+            Err(failure) => self.failures.extend(ids.iter().map(|id| LayerFailure {
+                id: id.clone(),
+                failure: Failure::new(failure.kind, format!("layer {id}: {failure}")),
+            })),
+        }
+        Ok(())
+    }
+
+    /// A signal came before these ids were asked for.
+    fn not_removed(&mut self, kind: FailureKind, ids: &[String]) {
+        self.failures
+            .extend(ids.iter().map(|id| LayerFailure { id: id.clone(), failure: not_removed(kind, id) }));
+    }
+}
+
+impl From<RemovedSoFar> for Answer {
+    fn from(told: RemovedSoFar) -> Self {
+        Self::Removed { removed: told.removed, failures: told.failures }
     }
 }
 

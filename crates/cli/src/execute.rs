@@ -62,7 +62,7 @@ fn remove(driver: &Driver, ids: &[String], ended: &dyn Fn() -> Option<FailureKin
     let mut failures = Vec::new();
     for id in ids {
         let result = match ended() {
-            Some(kind) => Err(ended_early(kind, &format!("layer {id} is not removed"))),
+            Some(kind) => Err(not_removed(kind, id)),
             None => remove_one(driver, id),
         };
         match result {
@@ -71,6 +71,11 @@ fn remove(driver: &Driver, ids: &[String], ended: &dyn Fn() -> Option<FailureKin
         }
     }
     Answer::Removed { removed, failures }
+}
+
+/// A layer that a signal kept.
+pub(crate) fn not_removed(kind: FailureKind, id: &str) -> Failure {
+    ended_early(kind, &format!("layer {id} is not removed"))
 }
 
 fn remove_one(driver: &Driver, id: &str) -> Result<bool, Failure> {

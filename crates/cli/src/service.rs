@@ -3,10 +3,10 @@
 use crate::backend::{log, tell};
 use crate::config::{Settings, key, overlay};
 use crate::control::protocol::{Ask, Reply};
-use crate::control::server::{Service, Teller};
+use crate::control::server::{Client, Service};
 use crate::execute::execute;
 use crate::failure::{Failure, FailureKind};
-use crate::request::{Answer, Request};
+use crate::request::{Answer, Request, ended_early};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use thinlayer_graphdriver::{Driver, Event, Machine, Options, Progress, Severity,
 const OPEN_WITHIN: Duration = Duration::from_secs(600);
 /// How long `stop` waits for what is under way.
 const IDLE_WITHIN: Duration = Duration::from_secs(60);
+/// How often a request that waits looks for its client's signal.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How often a thread that ends is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -112,7 +114,7 @@ impl RootService {
 
     /// Opens the driver now, so that what is wrong shows at the start.
     pub(crate) fn open(&self) -> Result<(), Failure> {
-        self.lease().map(drop)
+        self.lease(&|| None).map(drop)
     }
 
     /// Lets nothing new begin, and ends the worker. `false`: it is still at a layer.
@@ -139,11 +141,14 @@ impl RootService {
         }
     }
 
-    /// The driver, opened if it is not.
-    fn lease(&self) -> Result<Lease<'_>, Failure> {
+    /// The driver, opened if it is not. Who waits for another's opening may be `ended` by a signal.
+    fn lease(&self, ended: &dyn Fn() -> Option<FailureKind>) -> Result<Lease<'_>, Failure> {
         let end = Instant::now() + OPEN_WITHIN;
         let mut state = self.state.lock();
         loop {
+            if let Some(kind) = ended() {
+                return Err(ended_early(kind, "nothing was done"));
+            }
             if state.ending {
                 return Err(self.busy("`thinlayer serve` is ending; try again, the next owner answers"));
             }
@@ -155,7 +160,7 @@ impl RootService {
                 }
                 Phase::Stopping => return Err(self.busy("it is being stopped; try again in a moment")),
                 Phase::Opening => {
-                    if self.changed.wait_until(&mut state, end).timed_out() {
+                    if self.wait(&mut state, end) {
                         return Err(self.busy("it is still being opened"));
                     }
                 }
@@ -179,9 +184,9 @@ impl RootService {
         let machine = Machine::system(&self.settings.root)?;
         let (driver, notices) = Driver::open(machine, &self.settings.options, self.progress.clone())?;
         tell(&notices);
-        Router::tell(|teller| {
+        Router::tell(|client| {
             for notice in &notices {
-                teller.tell(Reply::Notice {
+                client.tell(Reply::Notice {
                     text: notice.text.clone(),
                     warning: notice.severity == Severity::Warning,
                 });
@@ -193,8 +198,8 @@ impl RootService {
     }
 
     /// Docker's clean-up. The process goes on owning the root; the next command that needs the driver opens it again.
-    fn stop(&self) -> Result<Answer, Failure> {
-        let opened = self.take()?;
+    fn stop(&self, ended: &dyn Fn() -> Option<FailureKind>) -> Result<Answer, Failure> {
+        let opened = self.take(ended)?;
         let Some(opened) = opened else {
             return Ok(Answer::Stopped { was_active: false, notices: Vec::new() });
         };
@@ -219,16 +224,30 @@ impl RootService {
         result
     }
 
+    /// Waits for a change, only shortly, since a signal may come. `true`: it is past the end, and nothing has changed.
+    fn wait(&self, state: &mut MutexGuard<'_, State>, end: Instant) -> bool {
+        self.changed.wait_until(state, end.min(Instant::now() + LOOK_EVERY)).timed_out()
+            && Instant::now() >= end
+    }
+
     /// The driver alone, once nobody uses it. `None`: it is not open.
-    fn take(&self) -> Result<Option<Opened>, Failure> {
+    fn take(&self, ended: &dyn Fn() -> Option<FailureKind>) -> Result<Option<Opened>, Failure> {
         let end = Instant::now() + IDLE_WITHIN;
         let mut state = self.state.lock();
         loop {
+            if let Some(kind) = ended() {
+                return Err(ended_early(kind, "nothing was done"));
+            }
             match std::mem::replace(&mut state.phase, Phase::Stopping) {
                 Phase::Open(opened) => {
                     // From here on nothing new begins; what is under way may finish.
                     while state.users > 0 {
-                        if self.changed.wait_until(&mut state, end).timed_out() && state.users > 0 {
+                        let late = self.wait(&mut state, end);
+                        if let Some(kind) = ended() {
+                            state.phase = Phase::Open(opened);
+                            return Err(ended_early(kind, "nothing was done"));
+                        }
+                        if late && state.users > 0 {
                             let users = state.users;
                             state.phase = Phase::Open(opened);
                             return Err(
@@ -245,7 +264,7 @@ impl RootService {
                 Phase::Stopping => return Err(self.busy("it is being stopped already")),
                 Phase::Opening => {
                     state.phase = Phase::Opening;
-                    if self.changed.wait_until(&mut state, end).timed_out() {
+                    if self.wait(&mut state, end) {
                         return Err(self.busy("it is still being opened"));
                     }
                 }
@@ -259,20 +278,27 @@ impl RootService {
 }
 
 impl Service for RootService {
-    fn handle(&self, ask: &Ask, teller: &Teller) -> Result<Answer, Failure> {
+    fn handle(&self, ask: &Ask, client: &Client) -> Result<Answer, Failure> {
         same_options(&self.settings, &ask.options)?;
-        let _route = Router::route(teller.clone());
+        let _route = Router::route(client.clone());
         if ask.request == Request::Stop {
-            return self.stop();
+            return self.stop(&|| client.ended());
         }
-        let lease = self.lease()?;
-        execute(&lease.driver, &ask.request, &|| None)
+        let ended = || client.ended();
+        let lease = self.lease(&ended)?;
+        if let Some(kind) = ended() {
+            return Err(ended_early(
+                kind,
+                &format!("the root is ready, {} was not begun", ask.request.name()),
+            ));
+        }
+        execute(&lease.driver, &ask.request, &ended)
     }
 
     /// A mount whose path nobody has got is a use that nobody would give back.
     fn undelivered(&self, answer: &Answer) {
         let Answer::Mounted { id, .. } = answer else { return };
-        let put = self.lease().and_then(|lease| {
+        let put = self.lease(&|| None).and_then(|lease| {
             execute(&lease.driver, &Request::Umount { id: id.clone(), all: false }, &|| None)
         });
         match put {
@@ -325,7 +351,7 @@ fn same_options(settings: &Settings, given: &[String]) -> Result<(), Failure> {
 
 thread_local! {
     /// Who is told of what this thread does.
-    static TOLD: RefCell<Option<Teller>> = const { RefCell::new(None) };
+    static TOLD: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
 /// Brings the steps of a request to the client that asked; those of the worker to nobody.
@@ -336,15 +362,15 @@ struct Router;
 struct Route;
 
 impl Router {
-    fn route(teller: Teller) -> Route {
-        TOLD.with(|told| *told.borrow_mut() = Some(teller));
+    fn route(client: Client) -> Route {
+        TOLD.with(|told| *told.borrow_mut() = Some(client));
         Route
     }
 
-    fn tell(tell: impl FnOnce(&Teller)) {
+    fn tell(tell: impl FnOnce(&Client)) {
         TOLD.with(|told| {
-            if let Some(teller) = &*told.borrow() {
-                tell(teller);
+            if let Some(client) = &*told.borrow() {
+                tell(client);
             }
         });
     }
@@ -359,7 +385,7 @@ impl Drop for Route {
 impl Progress for Router {
     fn event(&self, event: Event<'_>) {
         tracing::debug!(?event, "step");
-        Self::tell(|teller| teller.tell(Reply::step(&event)));
+        Self::tell(|client| client.tell(Reply::step(&event)));
     }
 }
 
@@ -431,6 +457,6 @@ mod tests {
             service.open().unwrap_err();
             assert!(matches!(service.state.lock().phase, Phase::Closed));
         }
-        assert!(matches!(service.stop(), Ok(Answer::Stopped { was_active: false, .. })));
+        assert!(matches!(service.stop(&|| None), Ok(Answer::Stopped { was_active: false, .. })));
     }
 }

@@ -471,6 +471,73 @@ fn a_command_works_through_the_owner() {
     refused(&output, 9);
 }
 
+/// Plays the owner for an `rm` of 2500 layers, one connection after the other; an answer is made from the ids that are asked for.
+fn remove_many(answers: &[fn(&[Value]) -> Vec<Value>]) -> (Vec<Vec<Value>>, Output) {
+    let world = World::with_docker_records();
+    let socket = world.folder.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let _lock = world.held_by(json!({ "pid": 4711, "command": "serve", "socket": socket }));
+    let ids: Vec<String> = (0..2500).map(|n| format!("layer-{n}")).collect();
+    let mut words = vec!["--json", "rm"];
+    words.extend(ids.iter().map(String::as_str));
+    std::thread::scope(|scope| {
+        let owner = scope.spawn(|| {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (stream, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+                let ask: Value = serde_json::from_str(&line).unwrap();
+                let ids = ask["request"]["ids"].as_array().unwrap().clone();
+                for reply in answer(&ids) {
+                    writeln!(&stream, "{reply}").unwrap();
+                }
+                asked.push(ids);
+            }
+            asked
+        });
+        let output = world.run(&words);
+        (owner.join().unwrap(), output)
+    })
+}
+
+fn all_removed(ids: &[Value]) -> Vec<Value> {
+    let removed: Vec<Value> = ids.iter().map(|id| json!({ "id": id, "deferred": false })).collect();
+    vec![
+        json!({ "reply": "accepted", "version": 1 }),
+        json!({ "reply": "done", "answer": { "answer": "removed", "removed": removed, "failures": [] } }),
+    ]
+}
+
+/// What was answered is not asked for again: the ids are gone, and would come back as not found.
+#[test]
+fn many_layers_go_in_several_requests_each_of_them_once() {
+    let full: fn(&[Value]) -> Vec<Value> = |_| vec![json!({ "reply": "full" })];
+    let gone: fn(&[Value]) -> Vec<Value> = |_| vec![];
+    for between in [full, gone] {
+        let (asked, output) = remove_many(&[all_removed, between, all_removed, all_removed]);
+        let lengths: Vec<usize> = asked.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [1000, 1000, 1000, 500]);
+        assert_eq!((&asked[1], &asked[3][0]), (&asked[2], &json!("layer-2000")));
+        let answer: Value = serde_json::from_str(stdout(&output)).unwrap();
+        assert_eq!(answer["removed"].as_array().unwrap().len(), 2500);
+    }
+}
+
+#[test]
+fn an_owner_that_is_lost_on_the_way_loses_no_answer() {
+    let lost: fn(&[Value]) -> Vec<Value> = |_| vec![json!({ "reply": "accepted", "version": 1 })];
+    let (asked, output) = remove_many(&[all_removed, lost, all_removed]);
+    assert_eq!(asked[2].len(), 500);
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(9), 0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.lines().count(), 1001);
+    let first = said.lines().next().unwrap();
+    assert!(first.contains("layer layer-1000: ") && first.contains("ended before it answered"), "{first}");
+    let told: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!(told["removed"].as_array().unwrap().len(), 1500);
+}
+
 #[test]
 fn an_owner_that_never_answers_is_busy() {
     let world = World::with_docker_records();

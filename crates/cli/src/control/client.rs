@@ -1,7 +1,7 @@
 //! The client's side of the control socket.
 
 use super::lines::{Lines, Missing};
-use super::protocol::{Ask, Reply, VERSION, to_line};
+use super::protocol::{Ask, Cancel, Reply, VERSION, to_line};
 use crate::failure::{Failure, FailureKind};
 use crate::request::{Answer, Request, ended_early};
 use std::io::Write;
@@ -16,8 +16,10 @@ const REPLY_BYTES: usize = 64 << 20;
 const SILENCE: Duration = Duration::from_secs(20);
 /// How often a signal is looked for while waiting.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a server may still take a request after a signal has come.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
 /// How many layers one request names; more go in several requests.
-const IDS_AT_ONCE: usize = 1000;
+pub(crate) const IDS_AT_ONCE: usize = 1000;
 
 /// Who is to be told, and what may end the waiting.
 pub(crate) struct Listener<'a> {
@@ -25,7 +27,7 @@ pub(crate) struct Listener<'a> {
     pub(crate) progress: &'a dyn Progress,
     /// Is told what the user should know: the text, and whether it is a warning.
     pub(crate) notice: &'a dyn Fn(&str, bool),
-    /// The signal that came, if one did.
+    /// The signal that came, if one did: the server finishes the step under way, and its answer is waited for.
     pub(crate) ended: &'a dyn Fn() -> Option<FailureKind>,
 }
 
@@ -46,29 +48,8 @@ impl From<Failure> for NoAnswer {
     }
 }
 
-/// Asks the server at a socket. `within`: until it has to take the request; the work itself may last.
+/// Asks the server at a socket. `within`: until it has to take the request; the work itself may last, and a signal lets the step under way finish.
 pub(crate) fn ask(
-    socket: &Path,
-    request: &Request,
-    options: &[String],
-    within: Duration,
-    listener: &Listener<'_>,
-) -> Result<Answer, NoAnswer> {
-    let Request::Rm { ids } = request else { return ask_once(socket, request, options, within, listener) };
-    let (mut all_removed, mut all_failures) = (Vec::new(), Vec::new());
-    for ids in ids.chunks(IDS_AT_ONCE) {
-        match ask_once(socket, &Request::Rm { ids: ids.to_vec() }, options, within, listener)? {
-            Answer::Removed { removed, failures } => {
-                all_removed.extend(removed);
-                all_failures.extend(failures);
-            }
-            other => return Err(Failure::other(format!("the server answered {other:?} to rm")).into()),
-        }
-    }
-    Ok(Answer::Removed { removed: all_removed, failures: all_failures })
-}
-
-fn ask_once(
     socket: &Path,
     request: &Request,
     options: &[String],
@@ -85,13 +66,19 @@ fn ask_once(
     if let Err(error) = sent {
         tracing::debug!(%error, "the server does not take the request");
     }
+    let out = stream
+        .try_clone()
+        .map_err(|error| Failure::other(format!("control socket {}: {error}", socket.display())))?;
     // What was said before the connection was closed can still be read.
-    Conversation { lines: Lines::new(stream, REPLY_BYTES), accepted: false, listener, request }.run(within)
+    let lines = Lines::new(stream, REPLY_BYTES);
+    Conversation { lines, out, accepted: false, signal: None, listener, request }.run(within)
 }
 
 struct Conversation<'a> {
     lines: Lines,
+    out: UnixStream,
     accepted: bool,
+    signal: Option<FailureKind>,
     listener: &'a Listener<'a>,
     request: &'a Request,
 }
@@ -100,15 +87,25 @@ impl Conversation<'_> {
     fn run(mut self, within: Duration) -> Result<Answer, NoAnswer> {
         let mut end = Instant::now() + within.max(TICK);
         loop {
-            if let Some(kind) = (self.listener.ended)() {
-                return Err(ended_early(kind, "`thinlayer serve` finishes the step under way").into());
+            if self.signal.is_none()
+                && let Some(kind) = (self.listener.ended)()
+            {
+                self.cancel(kind);
+                if !self.accepted {
+                    end = end.min(Instant::now() + CANCELLED_WITHIN);
+                }
             }
             let line = match self.lines.next(TICK) {
                 Ok(line) => line,
                 Err(Missing::Late) if Instant::now() < end => continue,
-                Err(Missing::Late) if !self.accepted => return Err(NoAnswer::Silent),
-                Err(Missing::Closed | Missing::Broken(_)) if !self.accepted => {
-                    return Err(NoAnswer::NotBegun);
+                Err(missing) if !self.accepted => {
+                    return Err(match (self.signal, missing) {
+                        // What nobody took is not begun: the server first says that it takes it, and nobody hears that any more.
+                        (Some(kind), _) => ended_early(kind, "nothing was done").into(),
+                        (None, Missing::Late) => NoAnswer::Silent,
+                        (None, Missing::Closed | Missing::Broken(_)) => NoAnswer::NotBegun,
+                        (None, missing @ Missing::TooLong) => self.lost(&missing).into(),
+                    });
                 }
                 Err(missing) => return Err(self.lost(&missing).into()),
             };
@@ -125,6 +122,14 @@ impl Conversation<'_> {
                 Reply::Failed { failure } => return Err(failure.into()),
                 Reply::Full => return Err(NoAnswer::NotBegun),
             }
+        }
+    }
+
+    /// Tells the server that no more is wanted than the step under way. Its answer says what was left.
+    fn cancel(&mut self, kind: FailureKind) {
+        self.signal = Some(kind);
+        if let Err(error) = self.out.write_all(&to_line(&Cancel::after(kind))) {
+            tracing::debug!(%error, "the server does not hear of the signal");
         }
     }
 

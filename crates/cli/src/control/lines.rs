@@ -1,6 +1,8 @@
 //! Lines out of a stream, with a limit and a deadline.
 
+use nix::sys::socket::{MsgFlags, recv};
 use std::io::{ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -31,7 +33,8 @@ impl Lines {
         Self { stream, buffer: Vec::new(), limit }
     }
 
-    /// The next line, without its end, in at most `within`. What came of a line that is late is kept for the next call.
+    /// The next line, without its end, in at most `within`; in no time at all, one that is there already. What came of a line that is late is kept
+    /// for the next call.
     pub(crate) fn next(&mut self, within: Duration) -> Result<Vec<u8>, Missing> {
         let end = Instant::now() + within;
         let mut searched = 0;
@@ -47,14 +50,19 @@ impl Lines {
                 return Err(Missing::TooLong);
             }
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(Missing::Late);
-            }
-            self.stream.set_read_timeout(Some(left)).map_err(Missing::Broken)?;
             let mut chunk = [0; 8192];
-            match self.stream.read(&mut chunk) {
+            let read = if left.is_zero() {
+                recv(self.stream.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT).map_err(Into::into)
+            } else {
+                self.stream.set_read_timeout(Some(left)).map_err(Missing::Broken)?;
+                self.stream.read(&mut chunk)
+            };
+            match read {
                 Ok(0) => return Err(Missing::Closed),
                 Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && left.is_zero() => {
+                    return Err(Missing::Late);
+                }
                 Err(error)
                     if matches!(
                         error.kind(),
@@ -84,6 +92,21 @@ mod tests {
         assert_eq!(lines.next(Duration::from_secs(5)).unwrap(), b"two");
         assert_eq!(lines.next(Duration::from_secs(5)).unwrap(), b"");
         assert!(matches!(lines.next(Duration::from_secs(5)), Err(Missing::Closed)));
+    }
+
+    #[test]
+    fn in_no_time_comes_what_is_there() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut lines = Lines::new(theirs, 100);
+        assert!(matches!(lines.next(Duration::ZERO), Err(Missing::Late)));
+        ours.write_all(b"one\ntwo\nthr").unwrap();
+        assert_eq!(lines.next(Duration::ZERO).unwrap(), b"one");
+        assert_eq!(lines.next(Duration::ZERO).unwrap(), b"two");
+        assert!(matches!(lines.next(Duration::ZERO), Err(Missing::Late)));
+        ours.write_all(b"ee\n").unwrap();
+        assert_eq!(lines.next(Duration::ZERO).unwrap(), b"three");
+        drop(ours);
+        assert!(matches!(lines.next(Duration::ZERO), Err(Missing::Closed)));
     }
 
     #[test]

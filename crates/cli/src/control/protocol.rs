@@ -1,10 +1,10 @@
 //! The control protocol, version 1.
 //!
-//! One connection carries one request. The client sends one line of JSON, [`Ask`]. The server answers with lines of JSON, [`Reply`]:
-//! `accepted` at once, then any number of `alive`, `step` and `notice`, and last `done` or `failed`. Both sides are the same program; the
-//! version is there for the moment after an update, while an older `serve` still runs.
+//! One connection carries one request. The client sends one line of JSON, [`Ask`], and perhaps later [`Cancel`]. The server answers with
+//! lines of JSON, [`Reply`]: `accepted` at once, then any number of `alive`, `step` and `notice`, and last `done` or `failed`. Both sides
+//! are the same program; the version is there for the moment after an update, while an older `serve` still runs.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::request::{Answer, Request};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Ask {
         let AnyAsk { version } = serde_json::from_slice(line).map_err(malformed)?;
         if version != VERSION {
             return Err(Failure::new(
-                crate::failure::FailureKind::Unsupported,
+                FailureKind::Unsupported,
                 format!(
                     "control protocol version {version} is not supported by this `thinlayer serve`, which speaks version {VERSION}; \
                      restart it, so that both are of one version"
@@ -55,6 +55,26 @@ impl Ask {
         let ask: Self = serde_json::from_slice(line).map_err(malformed)?;
         ask.request.check()?;
         Ok(ask)
+    }
+}
+
+/// What a client sends when a signal came: the step under way is finished, the rest is left. The answer says what that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cancel {
+    /// `interrupted` or `terminated`.
+    cancel: FailureKind,
+}
+
+impl Cancel {
+    /// For a signal that came.
+    pub(crate) fn after(signal: FailureKind) -> Self {
+        Self { cancel: signal }
+    }
+
+    /// Reads a client's later line; `None` if it is something else.
+    pub(crate) fn parse(line: &[u8]) -> Option<FailureKind> {
+        let Self { cancel } = serde_json::from_slice(line).ok()?;
+        matches!(cancel, FailureKind::Interrupted | FailureKind::Terminated).then_some(cancel)
     }
 }
 
@@ -160,7 +180,6 @@ pub(crate) fn to_line<T: Serialize>(value: &T) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::facts::samples;
-    use crate::failure::FailureKind;
     use crate::request::{GivenBack, LayerFailure, RemovedLayer};
     use proptest::prelude::*;
 
@@ -248,6 +267,23 @@ mod tests {
             Ask::parse(br#"{"version":7,"request":{"command":"dance"},"colour":"red"}"#).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Unsupported);
         assert!(failure.message.contains("version 7") && failure.message.contains("version 1"), "{failure}");
+    }
+
+    #[test]
+    fn only_a_signal_cancels() {
+        for kind in [FailureKind::Interrupted, FailureKind::Terminated] {
+            assert_eq!(Cancel::parse(&to_line(&Cancel::after(kind))), Some(kind));
+        }
+        for line in [
+            &b""[..],
+            b"{}",
+            br#"{"cancel":"busy"}"#,
+            br#"{"cancel":"whatever"}"#,
+            b"\xff",
+            br#"{"cancel":1}"#,
+        ] {
+            assert_eq!(Cancel::parse(line), None);
+        }
     }
 
     #[test]

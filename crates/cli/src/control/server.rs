@@ -1,7 +1,7 @@
 //! The server's side of the control socket: one thread for each connection, none of which can hold up another.
 
 use super::lines::{Lines, Missing};
-use super::protocol::{Ask, Reply, VERSION, to_line};
+use super::protocol::{Ask, Cancel, Reply, VERSION, to_line};
 use crate::failure::{Failure, FailureKind};
 use crate::request::Answer;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
@@ -12,27 +12,38 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+/// How often a client that waits is listened to.
+const LISTEN_EVERY: Duration = Duration::from_millis(50);
 
 /// What the server does with requests.
 pub(crate) trait Service: Send + Sync + 'static {
-    /// Carries a request out. What happens meanwhile goes to `teller`.
-    fn handle(&self, ask: &Ask, teller: &Teller) -> Result<Answer, Failure>;
+    /// Carries a request out. What happens meanwhile goes to `client`, which also knows whether the rest is still wanted.
+    fn handle(&self, ask: &Ask, client: &Client) -> Result<Answer, Failure>;
 
     /// Nobody was there any more to take this answer.
     fn undelivered(&self, answer: &Answer);
 }
 
-/// Tells a client what happens while it waits. Never waits for the client: what it does not take is dropped.
+/// The client of a request while it waits.
 #[derive(Clone, Debug)]
-pub(crate) struct Teller(SyncSender<Reply>);
+pub(crate) struct Client {
+    replies: SyncSender<Reply>,
+    signal: Arc<OnceLock<FailureKind>>,
+}
 
-impl Teller {
-    /// Tells it.
+impl Client {
+    /// The signal that came to the client, if one did: what is under way is finished, and nothing more is begun.
+    pub(crate) fn ended(&self) -> Option<FailureKind> {
+        self.signal.get().copied()
+    }
+
+    /// Tells it what happens. Never waits for it: what it does not take is dropped.
     pub(crate) fn tell(&self, reply: Reply) {
-        match self.0.try_send(reply) {
+        match self.replies.try_send(reply) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => {
                 tracing::trace!("a client does not keep up with the progress of its request")
@@ -211,7 +222,8 @@ fn serve(stream: UnixStream, service: &Arc<dyn Service>, limits: Limits) -> std:
         let why = format!("user {} may not use the control socket; run as root", peer.uid());
         return say(&Reply::Failed { failure: Failure::other(why) });
     }
-    let line = match Lines::new(stream, limits.request_bytes).next(limits.request_within) {
+    let mut heard = Lines::new(stream, limits.request_bytes);
+    let line = match heard.next(limits.request_within) {
         Ok(line) => line,
         Err(Missing::Closed) => return Ok(()),
         Err(Missing::Late) => {
@@ -232,7 +244,7 @@ fn serve(stream: UnixStream, service: &Arc<dyn Service>, limits: Limits) -> std:
     tracing::debug!(pid = peer.pid(), request = ask.request.name(), "asked");
     // A client that is gone before the work began wants none of it.
     say(&Reply::Accepted { version: VERSION })?;
-    let result = work(&ask, service, limits, &mut say)?;
+    let result = work(&ask, service, limits, heard, &mut say)?;
     let reply = match &result {
         Ok(answer) => Reply::Done { answer: Box::new(answer.clone()) },
         Err(failure) => Reply::Failed { failure: failure.clone() },
@@ -244,26 +256,42 @@ fn serve(stream: UnixStream, service: &Arc<dyn Service>, limits: Limits) -> std:
     said
 }
 
-/// Carries a request out on a second thread, and tells the client meanwhile what happens. A client that goes away or is slow does not end the work.
+/// Carries a request out on a second thread, tells the client meanwhile what happens, and hears if it wants no more. A client that goes away or is
+/// slow does not end the work.
 fn work(
     ask: &Ask,
     service: &Arc<dyn Service>,
     limits: Limits,
+    heard: Lines,
     say: &mut dyn FnMut(&Reply) -> std::io::Result<()>,
 ) -> std::io::Result<Result<Answer, Failure>> {
-    let (teller, told) = sync_channel(256);
+    let (replies, told) = sync_channel(256);
+    let signal = Arc::new(OnceLock::new());
+    let mut heard = Some(heard);
+    // A client that changed its mind before the work began wants none of it.
+    listen(&mut heard, &signal);
+    let mut listened = Instant::now();
+    let client = Client { replies, signal: signal.clone() };
     let (service, ask) = (service.clone(), ask.clone());
     let name = ask.request.name();
     let worker =
-        std::thread::Builder::new().name(name.into()).spawn(move || service.handle(&ask, &Teller(teller)))?;
+        std::thread::Builder::new().name(name.into()).spawn(move || service.handle(&ask, &client))?;
     let mut listens = true;
+    let mut said = Instant::now();
     loop {
-        let reply = match told.recv_timeout(limits.alive_every) {
-            Ok(reply) => reply,
-            Err(RecvTimeoutError::Timeout) => Reply::Alive,
-            // The worker has ended and dropped its teller.
+        let left = limits.alive_every.saturating_sub(said.elapsed());
+        let reply = match told.recv_timeout(left.min(LISTEN_EVERY)) {
+            Ok(reply) => Some(reply),
+            Err(RecvTimeoutError::Timeout) => (said.elapsed() >= limits.alive_every).then_some(Reply::Alive),
+            // The worker has ended and dropped its side.
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        if listened.elapsed() >= LISTEN_EVERY {
+            listen(&mut heard, &signal);
+            listened = Instant::now();
+        }
+        let Some(reply) = reply else { continue };
+        said = Instant::now();
         if listens && let Err(error) = say(&reply) {
             tracing::debug!(%error, request = name, "the client is gone; its request is carried out all the same");
             listens = false;
@@ -273,6 +301,22 @@ fn work(
         let why = format!("`thinlayer serve` failed inside while it carried out {name}; its log says more, and `check` what is left");
         Err(Failure::new(FailureKind::Other, why))
     }))
+}
+
+/// Has the client said that it wants no more? It is not listened to any longer after that, or once it is gone.
+fn listen(heard: &mut Option<Lines>, signal: &OnceLock<FailureKind>) {
+    let Some(lines) = heard else { return };
+    match lines.next(Duration::ZERO).map(|line| Cancel::parse(&line)) {
+        Err(Missing::Late) => return,
+        Ok(Some(kind)) => {
+            tracing::debug!(?kind, "the client wants no more than the step under way");
+            // The first one counts, and there is no second one.
+            let _set = signal.set(kind);
+        }
+        Ok(None) => tracing::debug!("a client says something that makes no sense after its request"),
+        Err(missing) => tracing::trace!(?missing, "a client says nothing more"),
+    }
+    *heard = None;
 }
 
 #[cfg(test)]

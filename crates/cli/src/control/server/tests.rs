@@ -15,28 +15,46 @@ struct Fake {
 }
 
 impl Service for Fake {
-    fn handle(&self, ask: &Ask, teller: &Teller) -> Result<Answer, Failure> {
+    fn handle(&self, ask: &Ask, client: &Client) -> Result<Answer, Failure> {
         match &ask.request {
             Request::Mount { id } => {
                 self.waiting.fetch_add(1, Ordering::SeqCst);
                 let end = Instant::now() + Duration::from_secs(20);
                 while id == "slow" && !self.go.load(Ordering::SeqCst) && Instant::now() < end {
-                    teller.tell(Reply::step(&Event::Amount { what: "turning", done: 1, total: 2 }));
+                    client.tell(Reply::step(&Event::Amount { what: "turning", done: 1, total: 2 }));
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Ok(Answer::Mounted { id: id.clone(), path: PathText::Text("/x".into()), uses: 1 })
             }
             Request::Umount { .. } => panic!("boom"),
             Request::Status => {
-                teller.tell(Reply::Notice { text: "look".into(), warning: true });
+                client.tell(Reply::Notice { text: "look".into(), warning: true });
                 Ok(Answer::Status { status: samples::status() })
             }
             Request::Rm { ids } => {
-                let removed = ids
-                    .iter()
-                    .map(|id| crate::request::RemovedLayer { id: id.clone(), deferred: false })
-                    .collect();
-                Ok(Answer::Removed { removed, failures: Vec::new() })
+                let (mut removed, mut failures) = (Vec::new(), Vec::new());
+                for id in ids.iter().cloned() {
+                    match client.ended() {
+                        Some(kind) => {
+                            let failure = crate::execute::not_removed(kind, &id);
+                            failures.push(crate::request::LayerFailure { id, failure });
+                        }
+                        None => {
+                            self.waiting.fetch_add(1, Ordering::SeqCst);
+                            // More than the channel to the client holds.
+                            for done in 0..20 {
+                                client.tell(Reply::step(&Event::Amount {
+                                    what: "removing",
+                                    done,
+                                    total: 20,
+                                }));
+                            }
+                            std::thread::sleep(Duration::from_millis(10));
+                            removed.push(crate::request::RemovedLayer { id, deferred: false });
+                        }
+                    }
+                }
+                Ok(Answer::Removed { removed, failures })
             }
             _ => Err(Failure::new(FailureKind::NoSpace, "full")),
         }
@@ -173,14 +191,6 @@ fn answers_failures_and_notices_reach_the_client() {
 }
 
 #[test]
-fn many_layers_go_in_several_requests() {
-    let world = World::new(Limits::default());
-    let ids: Vec<String> = (0..2500).map(|n| format!("{n}-{}", "x".repeat(60))).collect();
-    let Ok(Answer::Removed { removed, .. }) = world.ask(&Request::Rm { ids: ids.clone() }) else { panic!() };
-    assert!(removed.iter().map(|layer| &layer.id).eq(&ids));
-}
-
-#[test]
 fn progress_comes_while_it_happens() {
     let world = World::new(Limits::default());
     let steps = Steps::default();
@@ -231,21 +241,71 @@ fn too_many_connections_are_turned_away_and_may_come_again() {
 #[test]
 fn an_answer_that_nobody_takes_is_taken_back() {
     let world = World::new(Limits { alive_every: Duration::from_millis(5), ..Limits::default() });
-    let signalled = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let asked = scope.spawn(|| {
-            world.ask_told(&slow(), &Silent, &|_, _| {}, &|| {
-                signalled.load(Ordering::SeqCst).then_some(FailureKind::Interrupted)
-            })
-        });
-        wait_for(|| world.fake.waiting.load(Ordering::SeqCst) == 1);
-        signalled.store(true, Ordering::SeqCst);
-        let Err(NoAnswer::Failed(failure)) = asked.join().unwrap() else { panic!() };
-        assert_eq!(failure.kind.code(), 130);
-    });
+    let mut gone = UnixStream::connect(world.socket()).unwrap();
+    gone.write_all(&to_line(&Ask { version: VERSION, options: vec![], request: slow() })).unwrap();
+    wait_for(|| world.fake.waiting.load(Ordering::SeqCst) == 1);
+    drop(gone);
+    // The work goes on all the same.
+    std::thread::sleep(Duration::from_millis(50));
     assert!(world.fake.undelivered.lock().is_empty());
     world.fake.go.store(true, Ordering::SeqCst);
     wait_for(|| world.fake.undelivered.lock().len() == 1);
+}
+
+/// What a client hears that gets a signal once the work has begun.
+fn signalled(
+    world: &World,
+    request: &Request,
+    begun: usize,
+    then: impl FnOnce(),
+) -> Result<Answer, NoAnswer> {
+    let signal = AtomicBool::new(false);
+    let ended = || signal.load(Ordering::SeqCst).then_some(FailureKind::Terminated);
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| world.ask_told(request, &Silent, &|_, _| {}, &ended));
+        wait_for(|| world.fake.waiting.load(Ordering::SeqCst) >= begun);
+        signal.store(true, Ordering::SeqCst);
+        then();
+        asked.join().unwrap()
+    })
+}
+
+#[test]
+fn a_signal_leaves_the_rest_of_a_request_and_the_answer_says_which() {
+    let world = World::new(Limits::default());
+    let ids: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+    let answer = signalled(&world, &Request::Rm { ids: ids.clone() }, 3, || {}).unwrap();
+    assert_eq!(answer.code(), 143);
+    let Answer::Removed { removed, failures } = answer else { panic!() };
+    assert!(removed.len() >= 3 && removed.len() < 900, "{} are removed", removed.len());
+    let told = removed.iter().map(|layer| &layer.id).chain(failures.iter().map(|layer| &layer.id));
+    assert!(told.eq(&ids));
+    assert!(failures[0].failure.message.contains("is not removed"), "{:?}", failures[0]);
+}
+
+#[test]
+fn a_signal_lets_the_step_under_way_finish() {
+    let world = World::new(Limits::default());
+    let answer = signalled(&world, &slow(), 1, || {
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(world.fake.undelivered.lock().is_empty());
+        world.fake.go.store(true, Ordering::SeqCst);
+    });
+    assert!(matches!(answer, Ok(Answer::Mounted { .. })), "{answer:?}");
+    assert!(world.fake.undelivered.lock().is_empty());
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_server_that_takes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let tell = Listener { progress: &Silent, notice: &|_, _| {}, ended: &|| Some(FailureKind::Interrupted) };
+    let begin = Instant::now();
+    let asked = client::ask(&path, &slow(), &[], Duration::from_secs(60), &tell);
+    let Err(NoAnswer::Failed(failure)) = asked else { panic!("{asked:?}") };
+    assert!(failure.kind.code() == 130 && failure.message.contains("nothing was done"), "{failure}");
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

@@ -18,7 +18,6 @@ use std::time::Duration;
     after_help = "Exit codes: 0 ok or yes, 1 no or something found, 2 usage, 3 not found, 4 exists already, 5 busy, 6 no space, \
                   7 needs check, 8 unsupported, 9 anything else.",
     max_term_width = 110,
-    disable_help_subcommand = true,
     subcommand_required = true,
     arg_required_else_help = true
 )]

@@ -2,16 +2,21 @@
 
 use crate::config::Settings;
 use crate::control::client::{self, IDS_AT_ONCE, Listener, NoAnswer};
+use crate::control::protocol::SOCKET;
 use crate::execute::{execute, not_removed};
 use crate::failure::{Failure, FailureKind};
 use crate::request::{Answer, LayerFailure, RemovedLayer, Request, ended_early};
 use crate::signals::Signals;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::mem::ManuallyDrop;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
-use thinlayer_graphdriver::{Driver, Holder, Kind, Machine, Notice, Ownership, Progress, Severity, View};
+use thinlayer_graphdriver::{
+    Driver, Error, Holder, Kind, Machine, Notice, Ownership, Progress, Root, Severity, View,
+};
 
 /// How long the lock is tried before the owner's socket is looked for again.
 const SLICE: Duration = Duration::from_millis(200);
@@ -148,6 +153,7 @@ impl Session {
             if let Some(holder) = silent.take() {
                 return Err(busy(root, &holder, "does not answer", *wait));
             }
+            before_making(root)?;
             let left = end.saturating_duration_since(Instant::now());
             let holder = Holder::this_process(request.name(), None);
             match Ownership::acquire(root, &holder, left.min(SLICE)) {
@@ -155,10 +161,7 @@ impl Session {
                 Err(error) if error.kind() != Kind::Busy => return Err(error.into()),
                 Err(_) if left > SLICE => {}
                 Err(error) => {
-                    return Err(match Ownership::holder(root) {
-                        Some(holder) => busy(root, &holder, "owns it", *wait),
-                        None => error.into(),
-                    });
+                    return Err(held(root, *wait, error));
                 }
             }
         }
@@ -308,10 +311,37 @@ enum Found {
 }
 
 /// The owner of a root, if it answers on a socket.
-pub(crate) fn answering_holder(root: &Path) -> Option<(Holder, std::path::PathBuf)> {
-    let holder = Ownership::holder(root)?;
-    let socket = holder.socket.clone()?;
+pub(crate) fn answering_holder(root: &Path) -> Option<(Holder, PathBuf)> {
+    match Ownership::holder(root) {
+        Some(holder) => {
+            let socket = holder.socket.clone()?;
+            Some((holder, socket))
+        }
+        // The lock does not say who holds it: the disk was full. The socket has a place of its own.
+        None => socket_of(root).and_then(listener),
+    }
+}
+
+/// Where a `serve` on a root listens. Needs nothing that is in the root.
+pub(crate) fn socket_of(root: &Path) -> Option<PathBuf> {
+    Some(Root::of(root).ok()?.runtime.join(SOCKET))
+}
+
+/// Who listens on a socket; nobody does on one that a killed owner left.
+fn listener(socket: PathBuf) -> Option<(Holder, PathBuf)> {
+    let stream = UnixStream::connect(&socket).ok()?;
+    let mut holder = Holder::this_process("serve", Some(socket.clone()));
+    holder.pid = u32::try_from(getsockopt(&stream, PeerCredentials).ok()?.pid()).ok()?;
     Some((holder, socket))
+}
+
+/// The root was not to be had in time.
+pub(crate) fn held(root: &Path, waited: Duration, error: Error) -> Failure {
+    match Ownership::holder(root) {
+        Some(holder) => busy(root, &holder, "owns it", waited),
+        // dockerd, or somebody who does not say who it is.
+        None => error.into(),
+    }
 }
 
 /// The root is somebody else's.
@@ -322,6 +352,15 @@ pub(crate) fn busy(root: &Path, holder: &Holder, does: &str, waited: Duration) -
         waited.as_secs_f64()
     );
     Failure::new(FailureKind::Busy, message)
+}
+
+/// Taking the lock of a root makes its folders. On a machine that can do no more than that, it is said before.
+pub(crate) fn before_making(root: &Path) -> Result<(), Failure> {
+    let something_else = root.exists() && !root.is_dir();
+    if something_else || root.join("thinlayer").exists() {
+        return Ok(());
+    }
+    Ok(Machine::supported()?)
 }
 
 /// Nobody has set up a root at this place. Docker's oldest layout has no `metadata` yet.
@@ -351,5 +390,27 @@ pub(crate) fn log(text: &str, warning: bool) {
         tracing::warn!("{text}");
     } else {
         tracing::info!("{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// On a full disk the lock cannot say who holds it.
+    #[test]
+    fn who_listens_is_found_by_the_socket_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        assert!(listener(socket.clone()).is_none());
+        let server = UnixListener::bind(&socket).unwrap();
+        let (holder, found) = listener(socket.clone()).unwrap();
+        assert_eq!(
+            (holder.pid, holder.command.as_str(), found),
+            (std::process::id(), "serve", socket.clone())
+        );
+        drop(server);
+        assert!(socket.exists() && listener(socket).is_none(), "a socket that a killed owner left");
     }
 }

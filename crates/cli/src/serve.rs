@@ -1,13 +1,13 @@
 //! `thinlayer serve`: owns the root, answers the other commands, and gives back the blocks of removed layers.
 
-use crate::backend::{answering_holder, busy, log};
+use crate::backend::{answering_holder, before_making, busy, held, log, socket_of};
 use crate::config::Settings;
-use crate::control::protocol::SOCKET;
 use crate::control::server::{Limits, Server, Service};
 use crate::failure::Failure;
 use crate::notify::Notify;
+use crate::request::ended_early;
 use crate::service::RootService;
-use crate::signals::wake_on_signal;
+use crate::signals::{Signals, wake_on_signal};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use thinlayer_graphdriver::{Holder, Kind, Ownership, Root};
+use thinlayer_graphdriver::{Holder, Kind, Ownership};
 
 /// How long what is under way may take at the end.
 const FINISH_WITHIN: Duration = Duration::from_secs(60);
@@ -36,9 +36,10 @@ pub(crate) fn serve(settings: Settings) -> Result<(), Failure> {
         return Err(Failure::usage("serve would write, and --read-only forbids it; leave one of them out"));
     }
     let notify = Notify::from_environment();
-    let (wake, waker) =
-        wake_on_signal().map_err(|error| Failure::other(format!("cannot catch signals: {error}")))?;
-    let (ownership, socket) = own(&settings)?;
+    let cannot = |error: std::io::Error| Failure::other(format!("cannot catch signals: {error}"));
+    let signals = Signals::catch().map_err(cannot)?;
+    let (wake, waker) = wake_on_signal().map_err(cannot)?;
+    let (ownership, socket) = own(&settings, &signals)?;
     // Not given back before the process ends: a call that outlived its deadline may still be at work.
     let _ownership = ManuallyDrop::new(ownership);
     let root = settings.root.display().to_string();
@@ -51,28 +52,33 @@ pub(crate) fn serve(settings: Settings) -> Result<(), Failure> {
         Loop { server: &server, service: service.clone(), wake, notify: &notify, opening: Some(opening) }
             .run();
     notify.tell("STOPPING=1");
+    let end = Instant::now() + FINISH_WITHIN;
     if !server.close(FINISH_WITHIN) {
         log("some commands are still under way; the next owner of the root settles what they leave", true);
     }
-    if !service.end(WORKER_WITHIN) {
-        log("a removed layer is still being given back; the next owner of the root goes on with it", false);
+    if let Some(left) = service.end(end.saturating_duration_since(Instant::now()), WORKER_WITHIN) {
+        log(left, false);
     }
     result
 }
 
 /// Takes the root, and says where it will answer.
-fn own(settings: &Settings) -> Result<(Ownership, PathBuf), Failure> {
+fn own(settings: &Settings, signals: &Signals) -> Result<(Ownership, PathBuf), Failure> {
     let root = &settings.root;
+    before_making(root)?;
     // What goes wrong here, taking the lock says better.
     if !root.exists()
         && let Err(error) = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)
     {
         tracing::debug!(root = %root.display(), %error, "cannot make the root");
     }
-    let socket = Root::of(root).ok().map(|root| root.runtime.join(SOCKET));
+    let socket = socket_of(root);
     let holder = Holder::this_process("serve", socket.clone());
     let end = Instant::now() + settings.wait;
     loop {
+        if let Some(kind) = signals.ended() {
+            return Err(ended_early(kind, "the root was not taken"));
+        }
         // Another `serve` that answers will not end soon; one that is starting or ending may.
         if let Some((other, socket)) = answering_holder(root)
             && UnixStream::connect(&socket).is_ok()
@@ -89,9 +95,10 @@ fn own(settings: &Settings) -> Result<(Ownership, PathBuf), Failure> {
             }
             Err(error) if error.kind() == Kind::Busy && left > SLICE => {}
             Err(error) => {
-                return Err(match Ownership::holder(root) {
-                    Some(other) if error.kind() == Kind::Busy => busy(root, &other, "owns it", settings.wait),
-                    _ => error.into(),
+                return Err(if error.kind() == Kind::Busy {
+                    held(root, settings.wait, error)
+                } else {
+                    error.into()
                 });
             }
         }

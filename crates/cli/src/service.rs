@@ -117,27 +117,36 @@ impl RootService {
         self.lease(&|| None).map(drop)
     }
 
-    /// Lets nothing new begin, and ends the worker. `false`: it is still at a layer.
-    pub(crate) fn end(&self, within: Duration) -> bool {
+    /// Lets nothing new begin, ends the worker, and waits for what is under way. What is still under way then, in words.
+    pub(crate) fn end(&self, within: Duration, worker_within: Duration) -> Option<&'static str> {
+        let begin = Instant::now();
         let mut state = self.state.lock();
         state.ending = true;
         self.changed.notify_all();
-        match &state.phase {
-            Phase::Open(opened) => {
-                let (stop, end) = (opened.worker.stop.clone(), Instant::now() + within);
-                stop.stop();
-                while let Phase::Open(opened) = &state.phase
-                    && !opened.worker.thread.is_finished()
-                {
-                    if Instant::now() >= end {
-                        return false;
+        loop {
+            let (patience, left) = match &state.phase {
+                Phase::Closed => return None,
+                Phase::Open(opened) => {
+                    opened.worker.stop.stop();
+                    if opened.worker.thread.is_finished() {
+                        return None;
                     }
-                    MutexGuard::unlocked(&mut state, || std::thread::sleep(TICK));
+                    (
+                        worker_within,
+                        "a removed layer is still being given back; the next owner of the root goes on with it",
+                    )
                 }
-                true
+                Phase::Opening => {
+                    (within, "the root is still being opened; the next owner settles what that leaves")
+                }
+                Phase::Stopping => {
+                    (within, "the root is still being stopped; the next owner settles what that leaves")
+                }
+            };
+            if begin.elapsed() >= patience {
+                return Some(left);
             }
-            Phase::Closed => true,
-            Phase::Opening | Phase::Stopping => false,
+            MutexGuard::unlocked(&mut state, || std::thread::sleep(TICK));
         }
     }
 
@@ -446,8 +455,25 @@ mod tests {
     #[test]
     fn nothing_begins_after_the_end() {
         let service = RootService::new(settings(&[]));
-        assert!(service.end(Duration::ZERO));
+        assert_eq!(service.end(Duration::ZERO, Duration::ZERO), None);
         assert_eq!(service.open().unwrap_err().kind, FailureKind::Busy);
+    }
+
+    #[test]
+    fn at_the_end_is_told_what_is_still_under_way() {
+        for (phase, word) in [(Phase::Opening, "opened"), (Phase::Stopping, "stopped")] {
+            let service = RootService::new(settings(&[]));
+            service.state.lock().phase = phase;
+            let left = service.end(Duration::from_millis(30), Duration::ZERO).unwrap();
+            assert!(left.contains(word) && !left.contains("layer"), "{left}");
+            // It is waited for.
+            std::thread::scope(|scope| {
+                let ending = scope.spawn(|| service.end(Duration::from_secs(30), Duration::ZERO));
+                std::thread::sleep(Duration::from_millis(50));
+                service.state.lock().phase = Phase::Closed;
+                assert_eq!(ending.join().unwrap(), None);
+            });
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM.
 //!
-//! In a one-shot command the first one lets the step under way finish; a second one ends the process at once, from which the next command
-//! recovers. In `serve` they wake the main loop.
+//! The first one lets the step under way finish, in `serve` what all clients have asked for; a second one ends the process at once, from which the
+//! next command recovers.
 
 use crate::failure::FailureKind;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -12,18 +12,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The signals that came so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Signals {
+    any: Arc<AtomicBool>,
     interrupted: Arc<AtomicBool>,
     terminated: Arc<AtomicBool>,
 }
 
 impl Signals {
-    /// Catches the first of each kind; a second one has its usual effect.
+    /// Catches the first one; the second, of whichever kind, has its usual effect.
     pub(crate) fn catch() -> std::io::Result<Self> {
         let signals = Self::default();
         for (signal, flag) in [(SIGINT, &signals.interrupted), (SIGTERM, &signals.terminated)] {
             // In this order: the first signal finds the flag down and puts it up, the second finds it up.
-            signal_hook::flag::register_conditional_default(signal, flag.clone())?;
+            signal_hook::flag::register_conditional_default(signal, signals.any.clone())?;
             signal_hook::flag::register(signal, flag.clone())?;
+            signal_hook::flag::register(signal, signals.any.clone())?;
         }
         Ok(signals)
     }

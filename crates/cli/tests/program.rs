@@ -148,6 +148,7 @@ fn version_and_help_go_to_standard_output() {
 #[test]
 fn without_device_mapper_the_answer_is_clear() {
     let world = World::with_docker_records();
+    let before = files(&world.root());
     for words in [
         &["create", "x", NO_POOL][..],
         &["mount", "web", NO_POOL],
@@ -173,6 +174,12 @@ fn without_device_mapper_the_answer_is_clear() {
     assert!(said.lines().next().unwrap().contains(object["error"]["message"].as_str().unwrap()));
     if !has_device_mapper() {
         assert_eq!(object["error"]["kind"], "unsupported");
+        assert_eq!(files(&world.root()), before, "something was made although nothing can be done");
+        let fresh = World::new();
+        for words in [&["create", "x"][..], &["serve"]] {
+            fresh.refused(words, 8);
+            assert!(!fresh.root().exists(), "{words:?}");
+        }
     }
 }
 
@@ -408,6 +415,35 @@ fn signals_end_a_command_that_waits() {
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn signals_end_a_serve_that_waits() {
+    let world = World::new();
+    let _lock = world.held_by(json!({ "pid": 4711, "command": "create" }));
+    for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut child = world
+            .command(&["serve", "--wait", "3600", "--log-level", "debug", NO_POOL])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        wait_for_line(&mut child, "begin");
+        // The handlers are in place right after that line.
+        std::thread::sleep(Duration::from_millis(300));
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                child.kill().unwrap();
+                panic!("the signal has no effect");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("the root was not taken"), "{output:?}");
     }
 }
 

@@ -3,14 +3,16 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The lock's folder and file, below the root.
 const FOLDER: &str = "thinlayer";
 const LOCK: &str = "thinlayer/lock";
+/// More than any holder's text.
+const TEXT: usize = 16 << 10;
 /// How often a lock that is held is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 /// Less than this nobody waits.
@@ -79,10 +81,8 @@ impl Ownership {
             }
         }
         let docker = refuse_running_docker(root)?;
-        // What an earlier holder wrote may be longer. A full disk must not keep the root from being opened: the text is for people only.
-        let text = serde_json::to_vec(holder).unwrap_or_default();
-        let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text));
-        if let Err(error) = written {
+        // A full disk must not keep the root from being opened: who holds it can be found by its socket, too.
+        if let Err(error) = say_who(&mut file, holder) {
             tracing::warn!(path = %path.display(), %error, "cannot say in the lock file who holds the root");
         }
         Ok(Self { _lock: file, _docker: docker })
@@ -96,12 +96,21 @@ impl Ownership {
             Ok(()) => None,
             Err(_) => {
                 let mut text = Vec::new();
-                // A holder's text is far below this.
-                Read::by_ref(&mut file).take(16 << 10).read_to_end(&mut text).ok()?;
+                Read::by_ref(&mut file).take(TEXT as u64).read_to_end(&mut text).ok()?;
                 serde_json::from_slice(&text).ok()
             }
         }
     }
+}
+
+/// Writes who holds the lock over what an earlier holder wrote, in place: a file that has its block takes that on a full disk, too.
+fn say_who(file: &mut File, holder: &Holder) -> std::io::Result<()> {
+    let mut text = serde_json::to_vec(holder).unwrap_or_default();
+    let before = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+    // One write, so that whoever reads meanwhile gets the one or the other, or at worst nothing that can be read.
+    text.resize(text.len().max(before.min(TEXT)).max(512), b' ');
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)
 }
 
 fn held_by(root: &Path, wait: Duration) -> Error {
@@ -109,7 +118,7 @@ fn held_by(root: &Path, wait: Duration) -> Error {
         Ownership::holder(root).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
     Error::Busy {
         what: format!("root {}", root.display()),
-        why: format!("{who} owns it (waited {wait:?}); wait for it to end, or raise --wait"),
+        why: format!("{who} owns it (waited {wait:?}); wait for it to end, and try again"),
     }
 }
 
@@ -176,6 +185,23 @@ mod tests {
         assert_eq!(Ownership::holder(root.path()), None);
         let _third = Ownership::acquire(root.path(), &holder("x"), Duration::ZERO).unwrap();
         assert_eq!(Ownership::holder(root.path()), Some(holder("x")));
+    }
+
+    /// The file keeps its blocks, so that the next holder can write on a full disk.
+    #[test]
+    fn the_holder_is_written_in_place() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(LOCK);
+        let long = holder(&"x".repeat(5000));
+        for (next, length) in [(holder("rm"), 512), (long.clone(), 5022), (holder("ls"), 5022)] {
+            let _owned = Ownership::acquire(root.path(), &next, Duration::ZERO).unwrap();
+            assert_eq!(Ownership::holder(root.path()), Some(next));
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), length);
+        }
+        std::fs::write(&path, vec![b'x'; 100 << 10]).unwrap();
+        let _owned = Ownership::acquire(root.path(), &long, Duration::ZERO).unwrap();
+        assert_eq!(Ownership::holder(root.path()), Some(long));
+        assert!(std::fs::metadata(&path).unwrap().len() <= TEXT as u64);
     }
 
     #[test]

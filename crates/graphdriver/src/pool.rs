@@ -38,7 +38,7 @@ struct SideDevice {
 /// Brings the pool up.
 ///
 /// # Errors
-/// If files or devices are missing, in use or another root's: nothing was changed then.
+/// If files or devices are missing, in use or another root's: the pool and its devices are as they were then.
 pub(crate) fn start(
     machine: &Machine,
     options: &Options,
@@ -197,7 +197,7 @@ fn refuse_lost_files(machine: &Machine, options: &Options) -> Result<()> {
             return Err(Error::Root {
                 path,
                 why: format!(
-                    "this {side} file is missing, and the root has layers in it; nothing was changed; put the file back, name the devices of the pool \
+                    "this {side} file is missing, and the root has layers in it; no new one was made; put the file back, name the devices of the pool \
                      (dm.thinpooldev, or dm.datadev and dm.metadatadev), or move {} away to begin anew",
                     machine.root.path.join("metadata").display()
                 ),
@@ -210,7 +210,7 @@ fn refuse_lost_files(machine: &Machine, options: &Options) -> Result<()> {
 fn blank(metadata: &Path) -> Error {
     Error::Invalid {
         what: format!(
-            "{} holds no pool, and this root has layers in one; nothing was changed; name the right device (dm.metadatadev)",
+            "{} holds no pool, and this root has layers in one; none was made on it; name the right device (dm.metadatadev)",
             metadata.display()
         ),
     }

@@ -65,11 +65,14 @@ impl Root {
     /// # Errors
     /// [`Error::Root`] if it does not exist or is no folder.
     pub fn of(path: &Path) -> Result<Self> {
-        let fail = |why: String| Error::Root { path: path.to_owned(), why };
-        let path = path.canonicalize().map_err(|e| fail(e.to_string()))?;
-        let meta = std::fs::metadata(&path).map_err(|e| fail(e.to_string()))?;
+        let given = path;
+        let path = given.canonicalize().map_err(|e| cannot_look(given, &e))?;
+        let meta = std::fs::metadata(&path).map_err(|e| cannot_look(given, &e))?;
         if !meta.is_dir() {
-            return Err(fail("it is not a folder; a root must be one".into()));
+            return Err(Error::Root {
+                path: given.to_owned(),
+                why: "it is not a folder; a root must be one".into(),
+            });
         }
         let (dev, inode) = (meta.dev(), meta.ino());
         let number = thinlayer_dm::DeviceNumber::from_stat(dev);
@@ -80,6 +83,15 @@ impl Root {
 }
 
 impl Machine {
+    /// Can this machine do it at all? For a caller that is about to make a root: where the answer is no, nothing should be made.
+    ///
+    /// # Errors
+    /// [`crate::Kind::Unsupported`] if the kernel has no device-mapper; no privilege.
+    pub fn supported() -> Result<()> {
+        thinlayer_dm::Control::open()?;
+        Ok(())
+    }
+
     /// The real machine for a root that exists. Makes the root's folder under `/run/thinlayer`, and nothing else.
     ///
     /// # Errors
@@ -126,5 +138,32 @@ impl Machine {
 }
 
 fn folder(path: &Path) -> Result<Folder> {
-    Folder::open(path).map_err(|e| Error::Root { path: path.to_owned(), why: e.to_string() })
+    Folder::open(path).map_err(|e| cannot_look(path, &e))
+}
+
+fn cannot_look(path: &Path, error: &std::io::Error) -> Error {
+    let advice = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "; run as root",
+        std::io::ErrorKind::NotFound => "; name another root, or make this one",
+        _ => "",
+    };
+    Error::Root { path: path.to_owned(), why: format!("{error}{advice}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_that_cannot_be_looked_at_is_said_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let said = Root::of(&folder.path().join("gone")).unwrap_err().to_string();
+        assert!(said.contains("gone") && said.contains("name another root"), "{said}");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(Root::of(&file).unwrap_err().to_string().contains("must be one"));
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let said = cannot_look(folder.path(), &denied).to_string();
+        assert!(said.ends_with("run as root"), "{said}");
+    }
 }

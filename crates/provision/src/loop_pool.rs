@@ -446,7 +446,7 @@ fn partial(root: &Path, gone: Side, there: Side) -> Error {
     let there_path = there.path(root);
     let shown = there_path.display();
     let why = format!(
-        "this {gone} file is missing, while {shown} is there; one without the other is no pool, and nothing was changed; \
+        "this {gone} file is missing, while {shown} is there; one without the other is no pool, and no new one was made; \
          put the {gone} file back, or move {shown} away to begin with an empty pool"
     );
     Error::Unfit { path, why }

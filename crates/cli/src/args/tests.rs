@@ -67,7 +67,6 @@ fn every_promised_command_is_there_and_no_other() {
         "export n",
         "adopt",
         "pool grow",
-        "help",
         "check --repair",
         "serve --docker /x",
     ] {
@@ -122,6 +121,15 @@ fn nonsense_is_one_line_and_says_what() {
 }
 
 #[test]
+fn help_is_a_command_too() {
+    for (words, part) in [("help", "Commands:"), ("help create", "--parent"), ("help rm", "Examples:")] {
+        let Parsed::Text(text) = line(words) else { panic!("{words}") };
+        assert!(text.contains(part), "{words}: {text}");
+    }
+    assert!(wrong("help frobnicate").contains("frobnicate"));
+}
+
+#[test]
 fn json_is_known_even_when_the_rest_is_wrong() {
     assert!(matches!(line("frobnicate --json"), Parsed::Wrong { json: true, .. }));
     assert!(matches!(line("rm --frob -- --json"), Parsed::Wrong { json: false, .. }));
@@ -134,7 +142,7 @@ fn help_texts() {
     let mut top = CommandLine::command().term_width(110);
     top.build();
     let mut all = vec![("thinlayer".to_owned(), top.render_long_help().to_string())];
-    for command in top.get_subcommands_mut() {
+    for command in top.get_subcommands_mut().filter(|command| command.get_name() != "help") {
         all.push((
             command.get_name().to_owned(),
             command.clone().term_width(110).render_long_help().to_string(),

@@ -183,7 +183,7 @@ pub(crate) fn lost_and_foreign_pools_are_refused(filesystem: &str) -> Result<()>
             fs::rename(folder.join(name), away.join(name))?;
         }
         let error = fixture.open().err().context("a root without its files was opened")?.to_string();
-        ensure!(error.contains(words) && error.contains("nothing was changed"), "without {lost:?}: {error}");
+        ensure!(error.contains(words) && error.contains("no new one was made"), "without {lost:?}: {error}");
         for name in &lost {
             ensure!(!folder.join(name).exists(), "a new {name} was made");
             fs::rename(away.join(name), folder.join(name))?;

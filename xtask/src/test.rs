@@ -37,9 +37,9 @@ pub(crate) struct Arguments {
     /// How guest code is executed; without this, by KVM if a trial boot proves it.
     #[arg(long, value_enum)]
     accel: Option<Accel>,
-    /// Only tests whose names contain this.
+    /// Only tests whose names contain this; may be given more than once.
     #[arg(long)]
-    filter: Option<String>,
+    filter: Vec<String>,
     /// Only this suite, in the VM; may be given more than once.
     #[arg(long)]
     suite: Vec<String>,
@@ -123,8 +123,8 @@ fn host(arguments: &Arguments, red: &mut Vec<String>) -> Result<Count> {
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     // What runs in the VM only.
     cargo.args(["--exclude", "suites", "--exclude", "benches", "--exclude", "codegen"]);
-    if let Some(filter) = &arguments.filter {
-        cargo.args(["--", filter]);
+    if !arguments.filter.is_empty() {
+        cargo.arg("--").args(&arguments.filter);
     }
     let mut child =
         cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
@@ -302,7 +302,9 @@ fn plan(
     factor: u64,
 ) -> Vec<PlannedTest> {
     let anywhere = arguments.matrix || explicit(arguments);
-    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let wanted = |name: &str| {
+        arguments.filter.is_empty() || arguments.filter.iter().any(|filter| name.contains(filter.as_str()))
+    };
     described
         .iter()
         .filter(|suite| suite.set != Set::OnRequest || arguments.suite.contains(&suite.suite))
@@ -312,7 +314,7 @@ fn plan(
                 .tests
                 .iter()
                 .filter(|test| test_belongs(test, configuration))
-                .filter(move |test| format!("{}: {}", suite.suite, test.test).contains(filter))
+                .filter(move |test| wanted(&format!("{}: {}", suite.suite, test.test)))
                 .map(|test| PlannedTest {
                     suite: suite.suite.clone(),
                     test: test.test.clone(),

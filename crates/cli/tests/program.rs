@@ -507,8 +507,11 @@ fn a_command_works_through_the_owner() {
     refused(&output, 9);
 }
 
+/// What an owner answers to these ids.
+type Replies = fn(&[Value]) -> Vec<Value>;
+
 /// Plays the owner for an `rm` of 2500 layers, one connection after the other; an answer is made from the ids that are asked for.
-fn remove_many(answers: &[fn(&[Value]) -> Vec<Value>]) -> (Vec<Vec<Value>>, Output) {
+fn remove_many(answers: &[Replies]) -> (Vec<Vec<Value>>, Output) {
     let world = World::with_docker_records();
     let socket = world.folder.path().join("socket");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -548,8 +551,8 @@ fn all_removed(ids: &[Value]) -> Vec<Value> {
 /// What was answered is not asked for again: the ids are gone, and would come back as not found.
 #[test]
 fn many_layers_go_in_several_requests_each_of_them_once() {
-    let full: fn(&[Value]) -> Vec<Value> = |_| vec![json!({ "reply": "full" })];
-    let gone: fn(&[Value]) -> Vec<Value> = |_| vec![];
+    let full: Replies = |_| vec![json!({ "reply": "full" })];
+    let gone: Replies = |_| vec![];
     for between in [full, gone] {
         let (asked, output) = remove_many(&[all_removed, between, all_removed, all_removed]);
         let lengths: Vec<usize> = asked.iter().map(Vec::len).collect();
@@ -562,7 +565,7 @@ fn many_layers_go_in_several_requests_each_of_them_once() {
 
 #[test]
 fn an_owner_that_is_lost_on_the_way_loses_no_answer() {
-    let lost: fn(&[Value]) -> Vec<Value> = |_| vec![json!({ "reply": "accepted", "version": 1 })];
+    let lost: Replies = |_| vec![json!({ "reply": "accepted", "version": 1 })];
     let (asked, output) = remove_many(&[all_removed, lost, all_removed]);
     assert_eq!(asked[2].len(), 500);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(9), 0));

@@ -384,7 +384,10 @@ pub(crate) fn a_silent_pool_holds_nobody_for_ever(filesystem: &str) -> Result<()
         Ok(fixture.put(&written, Unmount::Now).map(drop).map_err(|error| error.to_string()))
     })?;
     fixture.layer("child", Some("parent"))?;
-    fixture.within(&written, |tree| Ok(ensure!(fs::read(tree.join("file"))? == vec![1; 1 << 20], "lost")))?;
+    fixture.within(&written, |tree| {
+        ensure!(fs::read(tree.join("file"))? == vec![1; 1 << 20], "lost");
+        Ok(())
+    })?;
     for id in [&parent, &other] {
         fixture.put(id, Unmount::Now)?;
     }

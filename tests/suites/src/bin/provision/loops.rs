@@ -242,7 +242,7 @@ pub(crate) fn missing_node() -> Result<()> {
     // A file that is gone by its path is somebody else's.
     fs::remove_file(&file)?;
     fs::remove_file(&node)?;
-    ensure!(system.loops()? == [], "{:?}", system.loops()?);
+    ensure!(system.loops()?.is_empty(), "{:?}", system.loops()?);
     let left = system.attach(&other, RW)?;
     ensure!(number_of(&node)? == number && left.node != node, "{left:?}");
     detach(left)?;

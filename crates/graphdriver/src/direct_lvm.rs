@@ -120,7 +120,7 @@ pub(crate) fn start(
         Some(found) => found,
         None => activated(machine, &pool, &name)?,
     };
-    check_lvm(machine, &found, notices)?;
+    check_lvm(machine, &name, notices)?;
     Ok(Some(Started { pool: found, made: false, ours: false, proven: false, direct_lvm: true }))
 }
 
@@ -204,10 +204,10 @@ pub(crate) fn how_to_activate(machine: &Machine, name: &DmName) -> Option<String
 /// Refuses a pool in which LVM counts transactions itself (I8). `None`: the pool is not LVM's, or LVM cannot be asked.
 pub(crate) fn check_lvm(
     machine: &Machine,
-    pool: &Pool,
+    name: &DmName,
     notices: &mut Vec<Notice>,
 ) -> Result<Option<PoolFacts>> {
-    let Some(uuid) = machine.dm.info(pool.name().into())?.and_then(|info| info.uuid) else { return Ok(None) };
+    let Some(uuid) = machine.dm.info(name.into())?.and_then(|info| info.uuid) else { return Ok(None) };
     if !lvm::is_lvm(&uuid) {
         return Ok(None);
     }
@@ -218,15 +218,13 @@ pub(crate) fn check_lvm(
         }
         Ok(None) => {
             notices.push(Notice::warning(format!(
-                "pool {} is LVM's, and LVM does not show it (a filter?): whether LVM has thin volumes in it is not known",
-                pool.name()
+                "pool {name} is LVM's, and LVM does not show it (a filter?): whether LVM has thin volumes in it is not known"
             )));
             Ok(None)
         }
         Err(error) if error.kind() == thinlayer_provision::ErrorKind::Unsupported => {
             notices.push(Notice::warning(format!(
-                "pool {} is LVM's, and LVM cannot be asked whether it has thin volumes in it: {error}",
-                pool.name()
+                "pool {name} is LVM's, and LVM cannot be asked whether it has thin volumes in it: {error}"
             )));
             Ok(None)
         }

@@ -53,13 +53,15 @@ pub(crate) fn start(
         return Ok(started);
     }
     if let Some(name) = &options.thin_pool {
-        let pool = Pool::open(machine.dm.clone(), name)?.ok_or_else(|| Error::Invalid {
+        let found = Pool::open(machine.dm.clone(), name);
+        // First, since LVM puts another device in front of a pool that it uses itself.
+        crate::direct_lvm::check_lvm(machine, name, notices)?;
+        let pool = found?.ok_or_else(|| Error::Invalid {
             what: format!(
                 "there is no thin pool {name} (dm.thinpooldev); {}",
                 crate::direct_lvm::how_to_activate(machine, name).unwrap_or_else(|| "make it first".into())
             ),
         })?;
-        crate::direct_lvm::check_lvm(machine, &pool, notices)?;
         return Ok(Started { pool, made: false, ours: false, proven: false, direct_lvm: false });
     }
     let name = names.pool()?;

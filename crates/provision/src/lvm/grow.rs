@@ -27,7 +27,10 @@ impl Grown {
 ///
 /// Called by the owner's watcher at a threshold, and by hand by `thinlayer pool grow`. Metadata goes first: where there is little room
 /// left, it is what a pool cannot do without. The pool may be active, also full or with I/O waiting for room: LVM reloads it without
-/// flushing, and the kernel takes it on from there. `deadline` is for each of LVM's programs; there are at most four.
+/// flushing, and the kernel takes it on from there. `deadline` is for each of LVM's programs; there are at most six.
+///
+/// With data LVM may extend metadata too, to what it thinks the larger pool needs. It does so before it finds that there is no room for the data,
+/// so the room is looked at first.
 ///
 /// Where dmeventd watches the pool ([`PoolFacts::monitored`]), LVM extends it by itself and a watcher only watches; a call by hand is as good as any.
 ///
@@ -44,11 +47,21 @@ pub fn grow(
     let found = || look(programs, pool, deadline)?.ok_or_else(|| unknown(pool));
     let before = found()?;
     let mut now = before.clone();
-    if let Some(size) = metadata.filter(|size| *size > before.metadata) {
+    let metadata = metadata.filter(|size| *size > before.metadata);
+    let data = data.filter(|size| *size > before.data);
+    let more = |wanted: Option<Bytes>, has: Bytes| wanted.map_or(0, |size| size.0.saturating_sub(has.0));
+    let needed = more(metadata, before.metadata).saturating_add(more(data, before.data));
+    if needed > 0 {
+        let free = free(programs, pool.group(), deadline)?;
+        if needed > free.0 {
+            return Err(full(pool, free, &format!("{needed} bytes more")));
+        }
+    }
+    if let Some(size) = metadata {
         extend(programs, pool, "--poolmetadatasize", size, "metadata", deadline)?;
         now.metadata = size;
     }
-    if let Some(size) = data.filter(|size| *size > before.data) {
+    if let Some(size) = data {
         extend(programs, pool, "--size", size, "data", deadline)?;
         now.data = size;
     }
@@ -86,11 +99,11 @@ fn extend(
         return Err(failed);
     }
     let free = free(programs, pool.group(), deadline).unwrap_or(Bytes(0));
-    Err(Error::GroupFull {
-        group: pool.group().to_owned(),
-        free: free.0,
-        wanted: format!("{} bytes of {side} for {pool}", size.0),
-    })
+    Err(full(pool, free, &format!("{} bytes of {side}", size.0)))
+}
+
+fn full(pool: &PoolVolume, free: Bytes, wanted: &str) -> Error {
+    Error::GroupFull { group: pool.group().to_owned(), free: free.0, wanted: format!("{wanted} for {pool}") }
 }
 
 /// What a volume group has left.
@@ -144,6 +157,11 @@ mod tests {
         Finished { code: Some(0), stdout: row, stderr: String::new() }
     }
 
+    fn left(bytes: u64) -> Finished {
+        let row = format!(r#"{{"report":[{{"vg":[{{"vg_free":"{bytes}"}}]}}]}}"#);
+        Finished { code: Some(0), stdout: row, stderr: String::new() }
+    }
+
     fn done() -> Finished {
         Finished { code: Some(0), stdout: "resized".into(), stderr: String::new() }
     }
@@ -154,7 +172,7 @@ mod tests {
 
     #[test]
     fn metadata_grows_first_and_sizes_are_totals() {
-        let programs = played([pool(100, 10), done(), done(), pool(208, 24)]);
+        let programs = played([pool(100, 10), left(110), done(), done(), pool(208, 24)]);
         let grown =
             grow(&programs, &PoolVolume::docker(), Some(Bytes(200)), Some(Bytes(20)), DEADLINE).unwrap();
         assert!(grown.changed() && grown.now.data == Bytes(208));
@@ -180,21 +198,27 @@ mod tests {
             stdout: String::new(),
             stderr: "  Insufficient free space: 2560 extents needed, but only 166 available\n".into(),
         };
-        let left = Finished {
-            code: Some(0),
-            stdout: r#"{"report":[{"vg":[{"vg_free":"696254464"}]}]}"#.into(),
-            stderr: String::new(),
-        };
-        let programs = played([pool(100, 10), full, left]);
+        // The room is whole extents, and the spare metadata takes of it, too.
+        let programs = played([pool(100, 10), left(1 << 40), full, left(696_254_464)]);
         let error = grow(&programs, &PoolVolume::docker(), Some(Bytes(1 << 40)), None, DEADLINE).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().contains("volume group docker has 696254464 bytes free"), "{error}");
     }
 
+    /// LVM would extend the metadata before it finds that there is no room.
+    #[test]
+    fn what_cannot_be_had_is_not_tried() {
+        let programs = played([pool(100, 10), left(99)]);
+        let error = grow(&programs, &PoolVolume::docker(), Some(Bytes(200)), None, DEADLINE).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert!(error.to_string().contains("99 bytes free"), "{error}");
+        assert!(programs.asked.into_inner().unwrap().is_empty());
+    }
+
     #[test]
     fn other_refusals_and_unknown_pools_are_told_apart() {
         let refused = Finished { code: Some(5), stdout: String::new(), stderr: "  Pool is broken\n".into() };
-        let programs = played([pool(100, 10), refused]);
+        let programs = played([pool(100, 10), left(1000), refused]);
         let error = grow(&programs, &PoolVolume::docker(), Some(Bytes(200)), None, DEADLINE).unwrap_err();
         assert!(error.kind() == ErrorKind::Other && error.to_string().contains("Pool is broken"), "{error}");
         let none =

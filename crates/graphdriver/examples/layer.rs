@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(root: &Path) -> Result<(), Failure> {
+pub(crate) fn run(root: &Path) -> Result<(), Failure> {
     // One owner at a time; the lock ends with the process.
     let _owner = Ownership::acquire(root, &Holder::this_process("example", None), Duration::from_secs(10))?;
     let machine = Machine::system(root)?;

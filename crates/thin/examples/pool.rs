@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn show(name: &str) -> Result<Health, Box<dyn std::error::Error>> {
+pub(crate) fn show(name: &str) -> Result<Health, Box<dyn std::error::Error>> {
     let name = DmName::new(name)?;
     let Some(pool) = Pool::open(Arc::new(Control::open()?), &name)? else {
         return Err(format!("there is no device {name}").into());

@@ -11,6 +11,25 @@
 //! All kernel work goes through [`thinlayer_dm::DeviceMapper`]; this crate itself opens and writes no file. Nothing is undone when a value
 //! of this crate is dropped: pools and devices outlive the program that made them.
 //!
+//! ```no_run
+//! use std::sync::Arc;
+//! use thinlayer_dm::{Access, Bytes, Control, DeviceNumber, DmName};
+//! use thinlayer_thin::{Pool, PoolTable, ThinId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (metadata, data) = (DeviceNumber { major: 254, minor: 16 }, DeviceNumber { major: 254, minor: 32 });
+//! let table = PoolTable::new(metadata, data, Bytes(100 << 30).to_sectors());
+//! let pool = Pool::create(Arc::new(Control::open()?), &DmName::new("pool")?, &table, Access::ReadWrite)?;
+//!
+//! let (origin, copy) = (ThinId::new(1).ok_or("no thin id")?, ThinId::new(2).ok_or("no thin id")?);
+//! pool.create_thin(origin)?;
+//! pool.create_snap(copy, origin)?; // the origin is not active; else Pool::snapshot_of_active
+//! let device = pool.activate(&DmName::new("copy")?, copy, Bytes(10 << 30).to_sectors(), Access::ReadWrite)?;
+//! println!("{}", device.node().display());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Privileges
 //! `CAP_SYS_ADMIN` for all that reaches the kernel. The values need none.
 //!

@@ -19,7 +19,7 @@ const BUNDLE: &str = "/scratch/demo/bundle";
 /// A real Debian, made from Debian's packages when the VM's image was built.
 const DEBIAN: &str = "/thinlayer/debian-rootfs.tar";
 /// How many layers the owner is removing when it is killed.
-const CROWD: usize = 20;
+const CROWD: usize = 30;
 
 fn main() -> ExitCode {
     let mut story = Story::begin("thinlayer: a container's life in a thin pool");
@@ -186,6 +186,7 @@ fn kill_the_owner(story: &mut Story) -> Result<()> {
     server.wait()?;
     removal.wait()?;
     let left = crowd()?;
+    ensure!((1..CROWD).contains(&left), "it was not in the middle: {left} of {CROWD} are left");
     story
         .tell(&format!("It is gone, without a word. {left} of the {CROWD} layers had not been removed yet."));
     story

@@ -2,6 +2,7 @@
 
 mod budget;
 mod docker;
+mod examples;
 mod fixture;
 mod generic;
 mod hardship;
@@ -65,5 +66,13 @@ fn main() -> ExitCode {
     tests.push(test("ext4: a pool that does not answer holds up its own callers, and not for ever", || {
         hardship::a_silent_pool_holds_nobody_for_ever("ext4")
     }));
+    for (what, run) in [
+        ("a window onto a device", examples::device_mapper as fn() -> anyhow::Result<()>),
+        ("a loop pair, and a pool on it", examples::pool),
+        ("a file system's life", examples::file_system),
+        ("two layers", examples::layers),
+    ] {
+        tests.push(test(format!("example: {what}"), run));
+    }
     suite("driver", Set::Everywhere, tests).main()
 }

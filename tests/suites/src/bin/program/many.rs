@@ -41,6 +41,11 @@ fn holder(root: &Root) -> Option<u64> {
     serde_json::from_slice::<Value>(&text).ok()?["pid"].as_u64()
 }
 
+/// What is being done to the pool, by the store's own account.
+fn intent(root: &Root) -> Result<String> {
+    Ok(std::fs::read_to_string(root.path.join("metadata/transaction-metadata"))?)
+}
+
 fn within<T>(limit: Duration, what: &str, run: impl FnOnce() -> Result<T>) -> Result<T> {
     let begin = Instant::now();
     let result = run()?;
@@ -53,12 +58,14 @@ pub(crate) fn ls_beside_a_stopped_create() -> Result<()> {
     root.quiet(&["create", "a"])?;
     // Larger than its parent: it mounts and grows, and is surely not through when it is stopped.
     let mut create = root.start(&["create", "--parent", "a", "--size", "1G", "b"])?;
-    eventually("create to own the root", PATIENCE, || {
-        let pid = holder(&root);
-        Ok(if pid == Some(u64::from(create.pid())) { Ok(()) } else { Err(format!("{pid:?} owns it")) })
-    })?;
+    // In the middle: the intent names the layer, so the root is open and the pool's lock was taken. Looked at without a pause, as it is soon over.
+    let begin = Instant::now();
+    while !intent(&root)?.contains("\"b\"") {
+        ensure!(begin.elapsed() < PATIENCE && !create.ended()?, "create never began: {}", intent(&root)?);
+    }
     create.signal("STOP")?;
     ensure!(!create.ended()?, "create was too quick");
+    ensure!(holder(&root) == Some(u64::from(create.pid())), "{:?} owns the root", holder(&root));
 
     let limit = Duration::from_secs(5);
     ensure!(within(limit, "ls", || root.ids())?.contains("a"), "ls does not show the layer");

@@ -162,20 +162,6 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_is_set_also_on_one_that_is_there() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: only root gives folders away");
-            return;
-        }
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("a");
-        make_dir(&path, 0o711, me()).unwrap();
-        make_dir(&path, 0o711, Owner { uid: 1234, gid: 4321 }).unwrap();
-        let status = std::fs::metadata(&path).unwrap();
-        assert_eq!((status.uid(), status.gid(), mode(&path)), (1234, 4321, 0o711));
-    }
-
-    #[test]
     fn a_link_or_a_file_in_the_last_place_is_refused() {
         let home = tempfile::tempdir().unwrap();
         let other = home.path().join("other");

@@ -1,7 +1,6 @@
 use super::*;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 fn options(kind: Kind, args: &[&str]) -> MakeOptions {
     let args = args.iter().map(ToString::to_string).collect();
@@ -96,69 +95,4 @@ fn a_mkfs_that_made_nothing_is_found_out() {
     // ext4's superblock is looked at before.
     let error = make(&program, &device, &options(Kind::Ext4, &[]), &|_| {}).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Damaged, "{error}");
-}
-
-/// The real program, or a printed reason to do without it.
-fn real(kind: Kind) -> Option<PathBuf> {
-    let found = program::find(program_name(kind), std::env::var_os("PATH").as_deref());
-    if found.is_none() {
-        eprintln!("skipped: {} is not installed ({})", program_name(kind), package(kind));
-    }
-    found
-}
-
-/// Runs an oracle and gives back what it printed.
-fn ask(program: &str, arguments: &[&str], image: &Path) -> String {
-    let path = program::find(program, std::env::var_os("PATH").as_deref()).unwrap();
-    let output = Command::new(path).args(arguments).arg(image).output().unwrap();
-    assert!(output.status.success(), "{program}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-#[test]
-fn images_that_the_real_programs_make_are_told_as_blkid_tells_them() {
-    for (kind, size) in [(Kind::Ext4, 16 << 20), (Kind::Xfs, 300 << 20)] {
-        let Some(program) = real(kind) else { continue };
-        let folder = tempfile::tempdir().unwrap();
-        let image = folder.path().join("image");
-        std::fs::File::create(&image).unwrap().set_len(size).unwrap();
-        make(&program, &image, &options(kind, &["-L", "a b"]), &|_| {}).unwrap();
-        let uuid = ask("blkid", &["-p", "-s", "UUID", "-o", "value"], &image);
-        assert_eq!(detect(&image).unwrap(), Detected::Known { kind, uuid });
-        assert_eq!(ask("blkid", &["-p", "-s", "LABEL", "-o", "value"], &image), "a b");
-    }
-}
-
-#[test]
-fn an_old_btrfs_signature_does_not_outlive_the_new_file_system() {
-    for (kind, size, args) in [(Kind::Ext4, 16 << 20, &[][..]), (Kind::Xfs, 300 << 20, &["-f"][..])] {
-        let Some(program) = real(kind) else { continue };
-        let folder = tempfile::tempdir().unwrap();
-        let image = folder.path().join("image");
-        let file = std::fs::File::create(&image).unwrap();
-        file.set_len(size).unwrap();
-        file.write_all_at(b"_BHRfS_M", u64::try_from(BTRFS_MAGIC_AT).unwrap()).unwrap();
-        assert_eq!(detect(&image).unwrap(), Detected::Foreign("btrfs"));
-        make(&program, &image, &options(kind, args), &|_| {}).unwrap();
-        assert!(matches!(detect(&image).unwrap(), Detected::Known { kind: found, .. } if found == kind));
-    }
-}
-
-#[test]
-fn checks_by_count_and_time_go_and_the_superblock_stays_whole() {
-    let Some(program) = real(Kind::Ext4) else { return };
-    let folder = tempfile::tempdir().unwrap();
-    for checksum in ["metadata_csum", "^metadata_csum"] {
-        let image = folder.path().join(checksum.trim_start_matches('^'));
-        std::fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
-        make(&program, &image, &options(Kind::Ext4, &["-O", checksum]), &|_| {}).unwrap();
-        ask("tune2fs", &["-c", "20", "-i", "30d"], &image);
-        let before = ask("dumpe2fs", &["-h"], &image);
-        assert!(before.contains("Maximum mount count:      20"), "{before}");
-        ext4::never_check_by_count_or_time(&image).unwrap();
-        let after = ask("dumpe2fs", &["-h"], &image);
-        assert!(after.contains("Maximum mount count:      -1"), "{after}");
-        assert!(after.contains("Check interval:           0 (<none>)"), "{after}");
-        ask("e2fsck", &["-f", "-n"], &image);
-    }
 }

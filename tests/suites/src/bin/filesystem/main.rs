@@ -23,6 +23,8 @@ fn main() -> ExitCode {
             test("what was made is what blkid tells", making::made_as_blkid_tells),
             test("mkfs's own words are in the error", making::words_of_mkfs),
             test("a device in use or with a signature is not made anew", making::not_made_anew),
+            test("an old btrfs signature does not outlive what is made", making::old_btrfs_signature),
+            test("checks by count and time go, and the superblock stays whole", making::periodic_checks),
             test("a mkfs that hangs is killed with its children", making::hanging_mkfs),
             test("mount flags are in the mount table", mounting::flags),
             test("an option that is refused is named", mounting::refused_options),

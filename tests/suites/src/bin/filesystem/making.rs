@@ -3,7 +3,8 @@
 use crate::bench::{Bench, KINDS, SIZE, blkid, has, make_options};
 use anyhow::{Result, bail, ensure};
 use harness::{LoopFile, eventually, run, scratch_dir};
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -90,6 +91,49 @@ pub(crate) fn not_made_anew() -> Result<()> {
     // The other way round mkfs.ext4 does not ask, and nothing of xfs is left to be seen.
     bench.system.make(bench.device(), &make_options(Kind::Ext4, &[]), &|_| {})?;
     ensure!(blkid("TYPE", bench.device())? == "ext4", "blkid says {}", blkid("TYPE", bench.device())?);
+    Ok(())
+}
+
+pub(crate) fn old_btrfs_signature() -> Result<()> {
+    for kind in KINDS {
+        let bench = Bench::blank(kind)?;
+        let device = File::options().write(true).open(bench.device())?;
+        device.write_all_at(b"_BHRfS_M", 0x1_0040)?;
+        device.sync_all()?;
+        ensure!(
+            bench.system.detect(bench.device())? == Detected::Foreign("btrfs"),
+            "the signature is not seen"
+        );
+        let args: &[&str] = if kind == Kind::Xfs { &["-f"] } else { &[] };
+        bench.system.make(bench.device(), &make_options(kind, args), &|_| {})?;
+        let found = bench.system.detect(bench.device())?;
+        ensure!(matches!(found, Detected::Known { kind: now, .. } if now == kind), "{found:?}");
+        bench.check()?;
+    }
+    Ok(())
+}
+
+/// A mke2fs that is told to: here tune2fs does it behind it.
+pub(crate) fn periodic_checks() -> Result<()> {
+    let folder = scratch_dir()?.join("bin");
+    fs::create_dir(&folder)?;
+    let program = folder.join("mkfs.ext4");
+    let real = run("sh", ["-c", "command -v mkfs.ext4"])?.stdout_text();
+    fs::write(
+        &program,
+        format!(
+            "#!/bin/sh\n{real} \"$@\" || exit\nfor device; do :; done\ntune2fs -c 20 -i 30d \"$device\"\n"
+        ),
+    )?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let system = System::new().with_search_path(&folder);
+    for checksum in ["metadata_csum", "^metadata_csum"] {
+        let disk = LoopFile::new(&format!("{checksum}.img"), 64 << 20)?;
+        system.make(disk.device(), &make_options(Kind::Ext4, &["-O", checksum]), &|_| {})?;
+        let header = run("dumpe2fs", [Path::new("-h"), disk.device()])?.stdout_text();
+        has(&header, &["Maximum mount count:      -1", "Check interval:           0 (<none>)"])?;
+        run("e2fsck", [Path::new("-fn"), disk.device()])?;
+    }
     Ok(())
 }
 

@@ -334,6 +334,9 @@ pub(crate) fn folders() -> Result<()> {
     system.make_dir(&bench.target.join("a/rootfs"), 0o1777, Owner { uid: 7, gid: 8 })?;
     let text = run("stat", [Path::new("-c"), Path::new("%a %u %g"), &bench.target.join("a/rootfs")])?;
     ensure!(text.stdout_text() == "1777 7 8", "{text:?}");
+    system.make_dir(&bench.target.join("a/rootfs"), 0o711, Owner { uid: 1234, gid: 4321 })?;
+    let text = run("stat", [Path::new("-c"), Path::new("%a %u %g"), &bench.target.join("a/rootfs")])?;
+    ensure!(text.stdout_text() == "711 1234 4321", "one that is there keeps its owner: {text:?}");
     // A full file system takes no half of a file: later it would pass for a whole one.
     let id = bench.target.join("id");
     let big = vec![1; usize::try_from(free)?];

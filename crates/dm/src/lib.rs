@@ -74,6 +74,8 @@ pub use device_mapper::{
 pub use error::{Error, Kind, Result};
 pub use guard::{DEFAULT_PATIENCE, DeviceGuard, SuspendGuard, activate, remove_within};
 pub use name::{DeviceNumber, DeviceRef, DmName, DmUuid, NAME_MAX_BYTES, UUID_MAX_BYTES};
+/// What the kernel answers, as the errors of this crate hold it.
+pub use nix::errno::Errno;
 pub use recorder::{Call, Device, Recorded, Recorder};
 pub use udev::{COOKIE_MAGIC, ListedCookie, UdevCookie, UdevFlags, cookies, reclaim_cookies, udev_runs};
 pub use units::{Bytes, SECTOR_BYTES, Sectors};

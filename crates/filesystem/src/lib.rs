@@ -14,7 +14,7 @@
 //! | grow it to its device's size | [`Filesystems::grow`] |
 //! | hold its writers back | [`Filesystems::freeze`], the owner [`Frozen`] |
 //! | read mount options as in fstab | [`options`] |
-//! | read a mount table | [`Filesystems::mounts`], or [`parse_mounts`] on text of your own |
+//! | read a mount table | [`Filesystems::mounts`], or [`parse_mounts`] on text of your own; [`parse_swaps`] for `/proc/swaps` |
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -71,6 +71,8 @@ pub use filesystems::{
     Alive, Detected, Filesystems, Kind, MakeOptions, Mount, MountRequest, Owner, Unmount, Unmounted,
 };
 pub use guard::{Frozen, Mounted, unmount_within};
-pub use mountinfo::parse as parse_mounts;
+pub use mountinfo::{parse as parse_mounts, parse_swaps};
+/// What the kernel answers, as the errors of this crate hold it.
+pub use nix::errno::Errno;
 pub use system::System;
 pub use temporary::with_temporary_mount;

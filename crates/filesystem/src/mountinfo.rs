@@ -1,4 +1,4 @@
-//! The kernel's mount table: `/proc/thread-self/mountinfo`, see proc(5).
+//! The kernel's tables of mounts and of swap areas: `/proc/thread-self/mountinfo` and `/proc/swaps`, see proc(5).
 
 use crate::error::{Error, Result};
 use crate::filesystems::Mount;
@@ -50,6 +50,17 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         kind: String::from_utf8_lossy(&unescape(kind)).into_owned(),
         read_only: says_read_only(mount_options) || says_read_only(superblock_options),
     })
+}
+
+/// The files and devices of the text of `/proc/swaps`, in its order.
+pub fn parse_swaps(table: &[u8]) -> Vec<PathBuf> {
+    // The first line is a heading.
+    let lines = table.split(|byte| *byte == b'\n').skip(1);
+    lines
+        .filter_map(|line| line.split(|byte| byte.is_ascii_whitespace()).next())
+        .filter(|name| !name.is_empty())
+        .map(|name| PathBuf::from(OsString::from_vec(unescape(name))))
+        .collect()
 }
 
 fn device_number(text: &[u8]) -> Option<(u32, u32)> {
@@ -132,6 +143,13 @@ mod tests {
     }
 
     #[test]
+    fn swap_areas_without_their_heading() {
+        let table = b"Filename\t\t\t\tType\t\tSize\n/dev/dm-1    partition\t1\n/swap\\040file\tfile 2\n";
+        assert_eq!(parse_swaps(table), [PathBuf::from("/dev/dm-1"), PathBuf::from("/swap file")]);
+        assert_eq!(parse_swaps(b""), Vec::<PathBuf>::new());
+    }
+
+    #[test]
     fn a_bad_line_costs_only_itself() {
         let table =
             b"nonsense\n1 2 x:0 / /a rw - t s rw\n1 2 0:1 / /a rw t s rw\n1 2 0:1 / /good rw - t s rw\n\n";
@@ -179,6 +197,7 @@ mod tests {
         #[test]
         fn no_text_panics(text in prop::collection::vec(prop::sample::select(b"0 1:/-\\rwo,\n".to_vec()), 0..120)) {
             let _mounts = parse(&text);
+            let _swaps = parse_swaps(&text);
         }
     }
 }

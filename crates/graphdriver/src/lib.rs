@@ -5,9 +5,10 @@
 //!
 //! - [`Driver`] is an open root: create, get, put, remove, resize, status, check, stop.
 //! - [`Ownership`] is the lock that its user takes first: one process at a time changes a root.
-//! - [`Options`] are Docker's `dm.*` options.
+//! - [`Options`] are Docker's `dm.*` options, parsed or set as values, whose types are this crate's too ([`Filesystem`], [`BlockSize`], [`DmName`], [`Bytes`]).
 //! - [`View`] looks at a root without owning it, and writes nothing.
-//! - [`Machine`] is what the driver works on: [`Machine::system`] is the real one, a simulation can stand in its place.
+//! - [`Machine`] is what the driver works on: [`Machine::system`] is the real one, a simulation can stand in its place, behind the traits
+//!   [`DeviceMapper`], [`Filesystems`], [`Backing`], [`Disk`] and [`Clock`].
 //!
 //! ```no_run
 //! use std::path::Path;
@@ -115,9 +116,11 @@ pub use progress::{Event, Progress, Silent};
 pub use size::{human_size, parse_size};
 pub use status::Status;
 pub use system::SystemClock;
-pub use thinlayer_dm::Bytes;
-pub use thinlayer_filesystem::Unmount;
+pub use thinlayer_dm::{Bytes, DeviceMapper, DmName};
+pub use thinlayer_filesystem::{Filesystems, Kind as Filesystem, Unmount};
+pub use thinlayer_provision::Backing;
 pub use thinlayer_provision::lvm::SetupConfig;
-pub use thinlayer_store::{InvalidLayerId, LayerId, Record};
+pub use thinlayer_store::{Disk, InvalidLayerId, LayerId, Record};
+pub use thinlayer_thin::BlockSize;
 pub use view::View;
 pub use worker::Stop;

@@ -4,14 +4,15 @@ use crate::backing::BlockDevice;
 use crate::error::{Error, Result};
 use crate::file::{errno, failed};
 use crate::signature::{self, Ends};
+use crate::sys;
 use crate::system::System;
-use crate::{mounts, sys};
 use nix::errno::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use thinlayer_dm::{Bytes, DeviceNumber};
+use thinlayer_filesystem::{parse_mounts, parse_swaps};
 
 /// [`crate::Backing::inspect`].
 pub(crate) fn inspect(system: &System, path: &Path) -> Result<BlockDevice> {
@@ -80,14 +81,15 @@ fn users_of(system: &System, number: DeviceNumber) -> Result<Vec<String>> {
     let mut users = Vec::new();
 
     let text = table(&system.proc.join("self/mountinfo"))?;
-    for mount in mounts::mountinfo(&text) {
+    for mount in parse_mounts(&text) {
+        let source = Path::new(&mount.source);
         // A btrfs has a number of its own, but names its device.
-        if mount.number == number || mount.source.as_deref().is_some_and(is_it) {
-            users.push(format!("mounted on {}", mount.point.display()));
+        if mount.device == (number.major, number.minor) || (source.is_absolute() && is_it(source)) {
+            users.push(format!("mounted on {}", mount.target.display()));
         }
     }
     let text = table(&system.proc.join("swaps"))?;
-    if mounts::swaps(&text).iter().any(|swap| is_it(swap)) {
+    if parse_swaps(&text).iter().any(|swap| is_it(swap)) {
         users.push("used as swap space".to_owned());
     }
     let folder = system.sys.join("dev/block").join(number.to_string());

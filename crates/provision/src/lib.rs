@@ -36,7 +36,6 @@ pub mod given;
 mod inspect;
 pub mod loop_pool;
 pub mod lvm;
-mod mounts;
 pub mod signature;
 mod sys;
 mod system;
@@ -45,4 +44,6 @@ pub use backing::{
     Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, FileInfo, LoopDevice, Progress,
 };
 pub use error::{Error, ErrorKind, Result};
+/// What the kernel answers, as the errors of this crate hold it.
+pub use nix::errno::Errno;
 pub use system::System;

@@ -148,7 +148,12 @@ impl DeviceMapper for Timed<Dm> {
         self.time("ioctl deps", |dm| dm.deps(device))
     }
 
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> DmResult<Option<String>> {
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> DmResult<(Info, Option<String>)> {
         let words: Vec<&str> = message.split(' ').collect();
         // A snapshot of itself is how an id is proven free.
         let what = match words[..] {

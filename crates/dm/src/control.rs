@@ -360,9 +360,14 @@ impl DeviceMapper for Control {
         self.records(&Request::on(Command::Deps, device)?, decode::deps).map(|(_, deps)| deps)
     }
 
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)> {
         let request = Request::on(Command::Message, device)?.message(sector, message)?;
-        self.records(&request, decode::message).map(|(_, answer)| answer)
+        self.records(&request, decode::message)
     }
 
     fn events(&self) -> Result<Box<dyn Events>> {

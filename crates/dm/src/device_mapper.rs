@@ -254,9 +254,16 @@ pub trait DeviceMapper: fmt::Debug + Send + Sync {
 
     /// Sends a message to the target at `sector` (`DM_TARGET_MSG`) and gives back its answer, if it has one.
     ///
+    /// The facts are those after the message: another event number than before tells that something happened to the device.
+    ///
     /// # Errors
     /// Whatever the target says; the error's command holds the message.
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>>;
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)>;
 
     /// A watcher of events on all devices (`DM_DEV_ARM_POLL` and poll; interface 4.37 and newer).
     ///

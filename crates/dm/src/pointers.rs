@@ -61,7 +61,7 @@ macro_rules! through_pointer {
             fn deps(&self, device: DeviceRef<'_>) -> Result<Vec<DeviceNumber>> {
                 (**self).deps(device)
             }
-            fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
+            fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<(Info, Option<String>)> {
                 (**self).message(device, sector, message)
             }
             fn events(&self) -> Result<Box<dyn Events>> {

@@ -233,7 +233,12 @@ impl<D: DeviceMapper> DeviceMapper for Recorder<D> {
         self.note(Call::Deps { device: device.into() }, self.inner.deps(device))
     }
 
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)> {
         let call = Call::Message { device: device.into(), sector, message: message.into() };
         self.note(call, self.inner.message(device, sector, message))
     }

@@ -184,8 +184,13 @@ impl DeviceMapper for Scripted {
         self.change("DM_TABLE_DEPS", device, |_| ()).map(|_| Vec::new())
     }
 
-    fn message(&self, device: DeviceRef<'_>, _sector: Sectors, _message: &str) -> Result<Option<String>> {
-        self.change("DM_TARGET_MSG", device, |_| ()).map(|_| None)
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        _sector: Sectors,
+        _message: &str,
+    ) -> Result<(Info, Option<String>)> {
+        Ok((self.change("DM_TARGET_MSG", device, |_| ())?, None))
     }
 
     fn events(&self) -> Result<Box<dyn Events>> {

@@ -4,16 +4,41 @@ use crate::create::trouble;
 use crate::deadline::within;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
+use crate::machine::Machine;
 use crate::mounts::kind_named;
-use crate::options::DEFAULT_BASE_SIZE;
+use crate::options::{DEFAULT_BASE_SIZE, Options};
 use crate::progress::Event;
 use crate::reserve::Reservation;
 use crate::size::human_size;
 use crate::transaction::Origin;
 use thinlayer_dm::{Bytes, Flush};
 use thinlayer_filesystem::{Detected, Kind, MakeOptions};
-use thinlayer_store::{Extra, LayerId, Record};
+use thinlayer_store::{ErrorKind, Extra, LayerId, Record};
 use thinlayer_thin::ThinDevice;
+
+/// `dm.fs`, else xfs where it can be made and mounted, else ext4.
+///
+/// # Errors
+/// If neither can be made here, such as where mkfs is missing.
+pub(crate) fn choose_filesystem(
+    machine: &Machine,
+    options: &Options,
+    notices: &mut Vec<Notice>,
+) -> Result<Kind> {
+    let filesystems = &machine.filesystems;
+    if let Some(kind) = options.filesystem {
+        filesystems.usable(kind)?;
+        return Ok(kind);
+    }
+    match filesystems.usable(Kind::Xfs) {
+        Ok(()) => Ok(Kind::Xfs),
+        Err(error) => {
+            notices.push(Notice::warning(format!("the base gets ext4, as xfs cannot be used here: {error}")));
+            filesystems.usable(Kind::Ext4)?;
+            Ok(Kind::Ext4)
+        }
+    }
+}
 
 impl Driver {
     /// Sees that the pool is this root's, by its base, before anything is changed in either. `proven`: its backing files say so.
@@ -26,7 +51,12 @@ impl Driver {
         match self.store.lookup(&base) {
             Ok(record) if record.initialized => self.compare_base(&record, proven, &reserved, notices),
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == thinlayer_store::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            // No layer that is there needs it. Without its record only the backing files tell whose pool this is.
+            Err(error) if self.owns_pool && !self.direct_lvm && self.options.is_on_own_files() => {
+                notices.push(Notice::warning(format!("layers without a parent cannot be made: {error}")));
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -53,14 +83,16 @@ impl Driver {
                 notices.push(Notice::info(
                     "the base device was not finished by an earlier start; it is made anew",
                 ));
-                let kind = self.choose_filesystem(notices)?;
+                let kind = choose_filesystem(&self.machine, &self.options, notices)?;
                 self.drop_device(&base)?;
                 self.delete_device(&base, &record)?;
                 self.make_base(kind, &reserved)
             }
+            // Set aside, as was said. A base made anew would be another one than its layers know.
+            None if self.store.lookup(&base).is_err_and(|error| error.kind() == ErrorKind::Damaged) => Ok(()),
             None => {
                 self.refuse_used_pool()?;
-                let kind = self.choose_filesystem(notices)?;
+                let kind = choose_filesystem(&self.machine, &self.options, notices)?;
                 self.make_base(kind, &reserved)
             }
         }
@@ -169,24 +201,6 @@ impl Driver {
                 ),
             },
             _ => error,
-        }
-    }
-
-    /// `dm.fs`, else xfs where it can be made and mounted, else ext4.
-    fn choose_filesystem(&self, notices: &mut Vec<Notice>) -> Result<Kind> {
-        if let Some(kind) = self.options.filesystem {
-            self.machine.filesystems.usable(kind)?;
-            return Ok(kind);
-        }
-        match self.machine.filesystems.usable(Kind::Xfs) {
-            Ok(()) => Ok(Kind::Xfs),
-            Err(error) => {
-                notices.push(Notice::warning(format!(
-                    "the base gets ext4, as xfs cannot be used here: {error}"
-                )));
-                self.machine.filesystems.usable(Kind::Ext4)?;
-                Ok(Kind::Ext4)
-            }
         }
     }
 

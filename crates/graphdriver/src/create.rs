@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::layer::CreateRequest;
 use crate::options::whole_sectors;
 use crate::reserve::Reservation;
-use crate::size::human_size;
+use crate::size::{checked_size, human_size};
 use crate::transaction::Origin;
 use std::sync::Arc;
 use thinlayer_dm::{Bytes, DeviceMapper, DmName, Flush, Suspend, SuspendGuard};
@@ -170,6 +170,7 @@ pub(crate) fn trouble(pool: &DmName, health: Health) -> Error {
 fn layer_size(asked: Option<Bytes>, parent: Bytes) -> Result<Bytes> {
     let Some(size) = asked.filter(|size| size.0 > 0) else { return Ok(parent) };
     let size = whole_sectors(size).unwrap_or_default();
+    checked_size(size).map_err(|what| Error::Invalid { what })?;
     if size < parent {
         return Err(Error::Invalid {
             what: format!("Container size cannot be smaller than {}; layers only grow", human_size(parent)),
@@ -190,5 +191,9 @@ mod tests {
         assert_eq!(layer_size(Some(Bytes((10 << 30) + 700)), parent).unwrap(), Bytes((10 << 30) + 512));
         let error = layer_size(Some(Bytes(5 << 30)), parent).unwrap_err();
         assert!(error.to_string().contains("Container size cannot be smaller than 10.74GB"), "{error}");
+        let error = layer_size(Some(Bytes(10 << 50)), parent).unwrap_err();
+        assert!(error.to_string().contains("16 TiB"), "{error}");
+        // What is there already is taken as it is.
+        assert_eq!(layer_size(None, Bytes(10 << 50)).unwrap(), Bytes(10 << 50));
     }
 }

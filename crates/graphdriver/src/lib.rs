@@ -113,7 +113,7 @@ pub use machine::{Clock, Machine, Root};
 pub use options::{DEFAULT_BASE_SIZE, DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options};
 pub use owner::{Holder, Ownership};
 pub use progress::{Event, Progress, Silent};
-pub use size::{human_size, parse_size};
+pub use size::{MAX_LAYER_SIZE, human_size, parse_size};
 pub use status::Status;
 pub use system::SystemClock;
 pub use thinlayer_dm::{Bytes, DeviceMapper, DmName};

@@ -72,7 +72,12 @@ impl DeviceMapper for LazyControl {
     fn deps(&self, device: DeviceRef<'_>) -> Result<Vec<DeviceNumber>> {
         self.control()?.deps(device)
     }
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)> {
         self.control()?.message(device, sector, message)
     }
     fn events(&self) -> Result<Box<dyn Events>> {

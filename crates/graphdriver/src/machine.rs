@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use thinlayer_dm::DeviceMapper;
-use thinlayer_filesystem::Filesystems;
+use thinlayer_filesystem::{Filesystems, Owner};
 use thinlayer_provision::Backing;
 use thinlayer_provision::lvm::Programs;
 use thinlayer_store::Disk;
@@ -38,7 +38,7 @@ pub struct Root {
     /// Its inode there.
     pub inode: u64,
     /// Whose it is: with Docker's user namespaces the user that a container's root is on the host. Mount points and new trees are given to it.
-    pub owner: thinlayer_filesystem::Owner,
+    pub owner: Owner,
     /// A folder that is gone after a reboot (`/run/thinlayer/...`): use counts, temporary mount points.
     pub runtime: PathBuf,
 }

@@ -1,7 +1,7 @@
 //! The driver's options: Docker's `dm.*` with its parsing, defaults and checks (section 3 of the specification).
 
 use crate::error::{Error, Result};
-use crate::size::parse_size;
+use crate::size::{checked_size, parse_size};
 use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DmName, Sectors};
 use thinlayer_filesystem::Kind;
@@ -123,7 +123,8 @@ impl Options {
         };
         match key {
             "dm.basesize" => {
-                self.base_size = Some(whole_sectors(size()?).ok_or_else(|| wrong("it is zero"))?)
+                let size = checked_size(size()?).map_err(|why| wrong(&why))?;
+                self.base_size = Some(whole_sectors(size).ok_or_else(|| wrong("it is zero"))?)
             }
             "dm.loopdatasize" => self.loop_data_size = Some(size()?),
             "dm.loopmetadatasize" => self.loop_metadata_size = Some(size()?),
@@ -274,6 +275,11 @@ impl Options {
             .collect()
     }
 
+    /// Is the pool on the root's own files alone?
+    pub(crate) fn is_on_own_files(&self) -> bool {
+        self.data_device.is_none() && self.metadata_device.is_none() && self.thin_pool.is_none()
+    }
+
     /// Are whole devices discarded before they are deleted? Off by default on devices that an operator gave, and on with direct-lvm.
     pub fn discards(&self) -> bool {
         self.discard.unwrap_or(self.data_device.is_none() && self.thin_pool.is_none())
@@ -382,6 +388,7 @@ mod tests {
             "dm.basesize",
             "dm.basesize=10Q",
             "dm.basesize=0",
+            "dm.basesize=10P",
             "dm.fs=btrfs",
             "dm.fs=",
             "dm.blocksize=63k",

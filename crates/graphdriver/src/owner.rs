@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -55,9 +55,13 @@ impl Ownership {
     /// Takes the lock, waiting at most `wait` for another holder. Makes the root (0700) and its `thinlayer` folder if absent.
     ///
     /// # Errors
-    /// [`Error::Busy`] that names the holder; [`Error::Root`] if the root cannot be used (not a folder, read-only, no privilege).
+    /// [`Error::Busy`] that names the holder; [`Error::Root`] if the root cannot be used (not a folder, read-only, no privilege);
+    /// [`Error::Invalid`] for a folder that holds other things.
     pub fn acquire(root: &Path, holder: &Holder, wait: Duration) -> Result<Self> {
         make_folder(root)?;
+        // What lies beside the root is looked at below, and beside a link lies something else.
+        let root = &root.canonicalize().map_err(|e| root_error(root, &e))?;
+        refuse_foreign_folder(root)?;
         make_folder(&root.join(FOLDER))?;
         let path = root.join(LOCK);
         let mut file = OpenOptions::new()
@@ -127,7 +131,12 @@ fn refuse_running_docker(root: &Path) -> Result<Option<File>> {
     let Some(database) = root.parent().map(|parent| parent.join("volumes/metadata.db")) else {
         return Ok(None);
     };
-    let Ok(file) = File::open(&database) else { return Ok(None) };
+    let file = match File::open(&database) {
+        Ok(file) => file,
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        // Not knowing whether dockerd runs is no reason to go on.
+        Err(e) => return Err(root_error(&database, &e)),
+    };
     match file.try_lock_shared() {
         // Kept, so that dockerd does not start under us either.
         Ok(()) => Ok(Some(file)),
@@ -136,6 +145,34 @@ fn refuse_running_docker(root: &Path) -> Result<Option<File>> {
             why: format!("a running dockerd holds {}; stop dockerd first", database.display()),
         }),
         Err(TryLockError::Error(e)) => Err(root_error(&database, &e)),
+    }
+}
+
+/// What a root has in it, ours or Docker's; one of them is enough.
+const PARTS: [&str; 4] = ["metadata", FOLDER, "devicemapper", "setup-config.json"];
+
+/// A folder with other things in it is no root: it would get a mode that keeps everybody else out, and folders among what is there.
+fn refuse_foreign_folder(root: &Path) -> Result<()> {
+    let mut other = None;
+    for entry in std::fs::read_dir(root).map_err(|e| root_error(root, &e))? {
+        let name = entry.map_err(|e| root_error(root, &e))?.file_name();
+        if PARTS.iter().any(|part| name == *part) {
+            return Ok(());
+        }
+        // A file system of its own has that from the start.
+        if name != "lost+found" {
+            other.get_or_insert(name);
+        }
+    }
+    match other {
+        None => Ok(()),
+        Some(name) => Err(Error::Invalid {
+            what: format!(
+                "{} is no root of layers and not empty ({:?} is in it); name a folder that is empty, new, or a root (--root)",
+                root.display(),
+                name.to_string_lossy()
+            ),
+        }),
     }
 }
 
@@ -148,15 +185,15 @@ fn make_folder(path: &Path) -> Result<()> {
 
 fn root_error(path: &Path, error: &std::io::Error) -> Error {
     let advice = match error.kind() {
-        std::io::ErrorKind::ReadOnlyFilesystem => {
+        ErrorKind::ReadOnlyFilesystem => {
             "; the file system is mounted read-only: remount it, or use --read-only for looking"
         }
-        std::io::ErrorKind::PermissionDenied => "; run as root",
-        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => "; a root must be a folder",
-        std::io::ErrorKind::StorageFull => "; the file system that holds the root is full: make room there",
+        ErrorKind::PermissionDenied => "; run as root",
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => "; a root must be a folder",
+        ErrorKind::StorageFull => "; the file system that holds the root is full: make room there",
         _ => "",
     };
-    if error.kind() == std::io::ErrorKind::StorageFull {
+    if error.kind() == ErrorKind::StorageFull {
         return Error::NoSpace { what: format!("{}: {error}{advice}", path.display()) };
     }
     Error::Root { path: path.to_owned(), why: format!("{error}{advice}") }
@@ -226,8 +263,34 @@ mod tests {
         database.lock().unwrap();
         let error = Ownership::acquire(&root, &holder("create"), Duration::ZERO).unwrap_err();
         assert!(error.kind() == Kind::Busy && error.to_string().contains("dockerd"), "{error}");
+        // Under another name it is the same root.
+        let link = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(&root, link.path().join("dm")).unwrap();
+        for name in [link.path().join("dm"), data.path().join("volumes/../devicemapper")] {
+            let error = Ownership::acquire(&name, &holder("create"), Duration::ZERO).unwrap_err();
+            assert!(error.kind() == Kind::Busy && error.to_string().contains("dockerd"), "{error}");
+        }
         database.unlock().unwrap();
         Ownership::acquire(&root, &holder("create"), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_folder_with_other_things_in_it_is_no_root() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o1777)).unwrap();
+        std::fs::write(root.join("letter"), "dear reader").unwrap();
+        let error = Ownership::acquire(root, &holder("create"), Duration::ZERO).unwrap_err();
+        assert!(error.kind() == Kind::Invalid && error.to_string().contains("letter"), "{error}");
+        assert_eq!(std::fs::read_dir(root).unwrap().count(), 1);
+        assert_eq!(std::fs::metadata(root).unwrap().permissions().mode() & 0o7777, 0o1777);
+        // A root that somebody put a note into is one.
+        std::fs::create_dir(root.join("metadata")).unwrap();
+        Ownership::acquire(root, &holder("create"), Duration::ZERO).unwrap();
+        let empty = tempfile::tempdir().unwrap();
+        std::fs::create_dir(empty.path().join("lost+found")).unwrap();
+        Ownership::acquire(empty.path(), &holder("create"), Duration::ZERO).unwrap();
     }
 
     #[test]

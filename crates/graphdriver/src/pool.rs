@@ -134,12 +134,13 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
         machine.filesystems.make_dir(&root.join("devicemapper"), 0o700, machine.root.owner)?;
     }
     let sizes = loop_pool::Sizes {
-        data: size_of(machine, loop_pool::Side::Data, options.loop_data_size, DEFAULT_LOOP_DATA_SIZE)?,
+        data: size_of(machine, loop_pool::Side::Data, options.loop_data_size, DEFAULT_LOOP_DATA_SIZE, known)?,
         metadata: size_of(
             machine,
             loop_pool::Side::Metadata,
             options.loop_metadata_size,
             DEFAULT_LOOP_METADATA_SIZE,
+            known,
         )?,
     };
     let (data, metadata) = match (&options.data_device, &options.metadata_device) {
@@ -181,9 +182,20 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
 }
 
 /// The size to ask for: what was given, else what is there, else the default.
-fn size_of(machine: &Machine, side: loop_pool::Side, asked: Option<Bytes>, default: Bytes) -> Result<Bytes> {
+///
+/// What is there counts only where layers are `known`: a first start that was cut off leaves files of any length.
+fn size_of(
+    machine: &Machine,
+    side: loop_pool::Side,
+    asked: Option<Bytes>,
+    default: Bytes,
+    known: bool,
+) -> Result<Bytes> {
     if let Some(size) = asked {
         return Ok(size);
+    }
+    if !known {
+        return Ok(default);
     }
     Ok(machine.backing.file(&side.path(&machine.root.path))?.map_or(default, |file| file.size))
 }

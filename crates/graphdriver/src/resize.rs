@@ -5,7 +5,7 @@ use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use crate::options::whole_sectors;
 use crate::reserve::Reservation;
-use crate::size::human_size;
+use crate::size::{checked_size, human_size};
 use thinlayer_dm::Bytes;
 use thinlayer_filesystem::{MountRequest, with_temporary_mount};
 use thinlayer_store::{LayerId, Record};
@@ -38,6 +38,9 @@ impl Driver {
         }
         if size == Bytes(record.size_bytes) && !pending {
             return Ok(());
+        }
+        if size > Bytes(record.size_bytes) {
+            checked_size(size).map_err(|what| Error::Invalid { what })?;
         }
         // First the record, with a mark: a device larger than its file system does no harm, the other way round it does not mount.
         let mut larger = Record::clone(&record);

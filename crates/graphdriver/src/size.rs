@@ -2,6 +2,24 @@
 
 use thinlayer_dm::Bytes;
 
+/// The largest size that a layer can be given: what ext4 with blocks of 4 KiB addresses in 32 bits, and grows to from any smaller size. A layer that
+/// others made larger keeps its size.
+///
+/// A larger one is far more often a slip of a unit, and a device never shrinks.
+pub const MAX_LAYER_SIZE: Bytes = Bytes(16 << 40);
+
+/// The size, if a layer can be given it.
+pub(crate) fn checked_size(size: Bytes) -> Result<Bytes, String> {
+    if size > MAX_LAYER_SIZE {
+        return Err(format!(
+            "{} is more than a layer can have, which is {} (16 TiB)",
+            human_size(size),
+            human_size(MAX_LAYER_SIZE)
+        ));
+    }
+    Ok(size)
+}
+
 /// Reads a size: a decimal number (a fraction is allowed), an optional space, an optional unit `k m g t p` in any case, optionally
 /// followed by `b` or `ib`, or `b` alone. Multiples are of 1024; a fraction of a byte is dropped.
 ///

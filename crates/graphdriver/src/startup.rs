@@ -1,6 +1,7 @@
 //! Start-up: the pool comes up, what a crash left open is settled, the base is there (section 2 of the specification).
 
 use crate::active::Active;
+use crate::base::choose_filesystem;
 use crate::check::mounted_layers;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::worker::Queue;
 use std::sync::Arc;
 use thinlayer_dm::{Flush, Version};
 use thinlayer_filesystem::Unmount;
-use thinlayer_store::{LayerId, Mode, Store};
+use thinlayer_store::{ErrorKind, LayerId, Mode, Store};
 
 /// From this interface on the kernel can remove a device at its last close.
 const DEFERRED_REMOVAL: Version = Version(4, 27, 0);
@@ -55,6 +56,10 @@ impl Driver {
             let notice = if finding.is_problem() { Notice::warning } else { Notice::info };
             notices.push(notice(finding.to_string()));
         }
+        // A first start that cannot make the base's file system makes nothing at all.
+        if store.lookup(&LayerId::base()).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            choose_filesystem(&machine, options, &mut Vec::new())?;
+        }
         let started = crate::pool::start(&machine, options, &names, &store, &mut notices)?;
         let pool = started.pool.clone();
         let made = started.made;
@@ -77,7 +82,8 @@ impl Driver {
         notices: &mut Vec<Notice>,
     ) -> Result<Self> {
         let Started { pool, ours, proven, direct_lvm, .. } = started;
-        let pool_id = match pool.status(Flush::No)? {
+        let (pool_state, pool_info) = pool.status_and_info(Flush::No)?;
+        let pool_id = match pool_state {
             thinlayer_thin::PoolState::Running(status) => status.transaction_id,
             _ => {
                 return Err(Error::NeedsCheck {
@@ -102,7 +108,7 @@ impl Driver {
             owns_pool: ours,
             direct_lvm,
             reservations: Reservations::default(),
-            transactions: Transactions::new(pool_id),
+            transactions: Transactions::new(pool_id, pool_info.event_nr),
             active,
             uses,
             queue: Queue::default(),

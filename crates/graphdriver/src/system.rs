@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime};
 use thinlayer_dm::DeviceMapper;
+use thinlayer_filesystem::Owner;
 use thinlayer_store::{Disk, Folder};
 
 /// Where run-time state of all roots lies.
@@ -75,9 +76,9 @@ impl Root {
             });
         }
         let (dev, inode) = (meta.dev(), meta.ino());
+        let owner = Owner { uid: meta.uid(), gid: meta.gid() };
         let number = thinlayer_dm::DeviceNumber::from_stat(dev);
         let runtime = PathBuf::from(RUNTIME).join(format!("{}-{}-{inode}", number.major, number.minor));
-        let owner = thinlayer_filesystem::Owner { uid: meta.uid(), gid: meta.gid() };
         Ok(Self { path, dev, inode, owner, runtime })
     }
 }

@@ -14,6 +14,8 @@ use thinlayer_thin::{Probe, ThinId, TransactionId};
 #[derive(Debug)]
 struct State {
     pool_id: TransactionId,
+    /// The pool's event number when it was last seen to be well.
+    event_nr: u32,
     /// An operation failed and could not be undone. The open intent knows what is left: recover before the next one overwrites it.
     unfinished: bool,
 }
@@ -23,8 +25,8 @@ struct State {
 pub(crate) struct Transactions(Mutex<State>);
 
 impl Transactions {
-    pub(crate) fn new(pool_id: TransactionId) -> Self {
-        Self(Mutex::new(State { pool_id, unfinished: false }))
+    pub(crate) fn new(pool_id: TransactionId, event_nr: u32) -> Self {
+        Self(Mutex::new(State { pool_id, event_nr, unfinished: false }))
     }
 }
 
@@ -106,7 +108,7 @@ impl Driver {
         let record = record(next);
         let finished = resumed
             .and_then(|()| Ok(self.store.put(id, &record)?))
-            .and_then(|()| Ok(self.pool.set_transaction_id(state.pool_id, next)?));
+            .and_then(|()| self.move_on(&mut state, next));
         let Err(error) = finished else {
             self.store.close(open);
             state.pool_id = next;
@@ -151,7 +153,7 @@ impl Driver {
             state.unfinished = true;
             return Err(error.into());
         }
-        match self.pool.set_transaction_id(state.pool_id, next) {
+        match self.move_on(&mut state, next) {
             Ok(()) => {
                 self.store.close(open);
                 state.pool_id = next;
@@ -182,6 +184,19 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Closes the pool's side of a transaction, and sees that it is kept.
+    ///
+    /// The kernel answers a message whose commit fails as if all were well, turns the pool read-only, and counts an event. So another event
+    /// number than before is a reason to look: what is acknowledged is durable.
+    fn move_on(&self, state: &mut State, to: TransactionId) -> Result<()> {
+        let event_nr = self.pool.set_transaction_id(state.pool_id, to)?;
+        if event_nr != state.event_nr {
+            self.pool.ensure_writable()?;
+            state.event_nr = event_nr;
+        }
+        Ok(())
     }
 
     /// Ends an operation that changed nothing.

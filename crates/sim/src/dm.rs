@@ -430,7 +430,12 @@ impl DeviceMapper for SimDm {
         })
     }
 
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)> {
         let command = format!("DM_TARGET_MSG {message:?}");
         self.on("message", &command, device, &format!(": {message}"), |st, call| {
             let minor = st.find(device)?;
@@ -441,7 +446,10 @@ impl DeviceMapper for SimDm {
                 .find(|line| (line.start..line.start + line.len).contains(&sector.0))
                 .ok_or(Errno::EINVAL)?;
             match line.target {
-                Target::Pool(_) => st.pool_message(minor, message, call).map(|()| None),
+                Target::Pool(_) => {
+                    st.pool_message(minor, message, call)?;
+                    Ok((st.info_of(minor)?, None))
+                }
                 _ => Err(Errno::EINVAL),
             }
         })

@@ -347,8 +347,25 @@ impl State {
         if pool.mode >= Mode::OutOfMetadataSpace {
             return;
         }
+        match self.commits_fail.get_mut(&minor) {
+            Some(0) => return self.abort(minor),
+            Some(left) => *left -= 1,
+            None => {}
+        }
         self.metadata.insert(pool.metadata, pool.now.clone());
         self.watch_metadata(minor);
+    }
+
+    /// A commit failed: back to the one before, read-only from now on, and in need of a check.
+    fn abort(&mut self, minor: u32) {
+        let Some(pool) = self.pools.get_mut(&minor) else { return };
+        self.commits_fail.remove(&minor);
+        let committed = self.metadata.get(&pool.metadata).cloned();
+        pool.now = committed.unwrap_or_else(|| pool.now.clone());
+        Arc::make_mut(&mut pool.now).needs_check = true;
+        pool.mode = Mode::ReadOnly;
+        self.metadata.insert(pool.metadata, pool.now.clone());
+        self.table_event(minor);
     }
 
     fn watch_metadata(&mut self, minor: u32) {

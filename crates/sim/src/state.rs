@@ -63,6 +63,8 @@ pub(crate) struct State {
     pub(crate) disks: BTreeMap<DeviceNumber, NamedDevice>,
     pub(crate) devices: BTreeMap<u32, Device>,
     pub(crate) pools: BTreeMap<u32, Pool>,
+    /// Pools of which a commit will fail, after so many more that succeed.
+    pub(crate) commits_fail: BTreeMap<u32, u32>,
     pub(crate) loops: BTreeMap<u32, Loop>,
     pub(crate) mounts: Vec<MountEntry>,
     pub(crate) supers: BTreeMap<DeviceNumber, Super>,
@@ -99,6 +101,7 @@ impl State {
             disks: BTreeMap::new(),
             devices: BTreeMap::new(),
             pools: BTreeMap::new(),
+            commits_fail: BTreeMap::new(),
             loops: BTreeMap::new(),
             mounts: Vec::new(),
             supers: BTreeMap::new(),

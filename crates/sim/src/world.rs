@@ -416,6 +416,18 @@ impl World {
         Ok(())
     }
 
+    /// After so many that succeed a commit of the pool fails: what it did since the last one is undone, and it takes no more messages.
+    /// Whoever asked is not told.
+    ///
+    /// # Errors
+    /// ENXIO if there is no such pool.
+    pub fn fail_commit(&self, pool: &DmName, skip: u32) -> Result<()> {
+        let mut state = self.shared.lock();
+        let minor = Self::pool(&state, pool)?;
+        state.commits_fail.insert(minor, skip);
+        Ok(())
+    }
+
     /// A pool that lost its metadata device: nothing works on it any more.
     ///
     /// # Errors

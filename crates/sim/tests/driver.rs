@@ -2,8 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's")]
 
 use nix::errno::Errno;
+use std::path::Path;
 use std::sync::Arc;
-use thinlayer_graphdriver::{CreateRequest, Driver, LayerId, Options, Silent, Unmount};
+use thinlayer_dm::DmName;
+use thinlayer_graphdriver::{
+    CreateRequest, DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Driver, Kind, LayerId, Options,
+    Silent, Unmount,
+};
 use thinlayer_sim::{Fault, World};
 
 fn id(text: &str) -> LayerId {
@@ -59,4 +64,80 @@ fn the_status_names_the_roots_own_files_also_when_the_kernel_cannot() {
     assert!(paths.iter().all(|path| !path.starts_with("/root")), "the test shows nothing: {paths:?}");
     assert_eq!(driver.status().unwrap(), before);
     assert!(before.rows.contains(&("Data loop file".into(), "/root/devicemapper/data".into())), "{before:?}");
+}
+
+#[test]
+fn what_the_pool_could_not_commit_is_not_acknowledged() {
+    // The commit of the snapshot, and that of the transaction id.
+    for skip in 0..2 {
+        let world = World::new(1);
+        let options = Options::parse(&["dm.fs=ext4", "dm.basesize=1G"]).unwrap();
+        let (driver, _) = Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
+        let pool = DmName::new(driver.status().unwrap().pool_name).unwrap();
+        driver.create(&id("kept"), &CreateRequest::empty()).unwrap();
+        world.fail_commit(&pool, skip).unwrap();
+        let error = driver.create(&id("lost"), &CreateRequest::empty()).unwrap_err();
+        assert_eq!(error.kind(), Kind::NeedsCheck, "{error}");
+        assert!(!driver.exists(&id("lost")) && driver.exists(&id("kept")));
+        driver.create(&id("more"), &CreateRequest::empty()).unwrap_err();
+    }
+}
+
+#[test]
+fn a_first_start_that_was_cut_off_is_begun_again() {
+    let options = Options::parse(&["dm.fs=ext4"]).unwrap();
+    let open = |world: &World| Driver::open(world.machine("/root"), &options, Arc::new(Silent));
+    let whole = World::new(1);
+    open(&whole).unwrap();
+    for (crash, effect) in (1..whole.effect_count()).zip(whole.effects()) {
+        for seed in 0..4 {
+            let world = World::new(seed);
+            world.crash_after(crash);
+            // The last ones may be of steps whose failure is only told.
+            if open(&world).is_ok() {
+                continue;
+            }
+            world.power_cut(seed);
+            let (driver, _) =
+                open(&world).unwrap_or_else(|error| panic!("cut off after {effect:?}, seed {seed}: {error}"));
+            driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+            let status = driver.status().unwrap();
+            assert_eq!(status.data_total, DEFAULT_LOOP_DATA_SIZE);
+            assert_eq!(status.metadata_total, DEFAULT_LOOP_METADATA_SIZE);
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_cannot_be_made_leaves_nothing_behind() {
+    let world = World::new(1);
+    let options = Options::parse(&["dm.fs=xfs"]).unwrap();
+    world.inject(Fault::new("fs use", Errno::ENOENT));
+    Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap_err();
+    assert_eq!(world.dm_names(), Default::default());
+    assert!(!world.host_entries("/root").iter().any(|name| name == "devicemapper"));
+    Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
+}
+
+#[test]
+fn a_damaged_base_keeps_no_layer_from_its_user() {
+    let world = World::new(1);
+    let options = Options::parse(&["dm.fs=ext4", "dm.basesize=1G"]).unwrap();
+    let open = || Driver::open(world.machine("/root"), &options, Arc::new(Silent));
+    let (driver, _) = open().unwrap();
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    driver.stop().unwrap();
+    world.machine("/root").disk.write(Path::new("metadata/base"), b"{").unwrap();
+    let (driver, notices) = open().unwrap();
+    assert!(notices.iter().any(|notice| notice.text.contains("without a parent")), "{notices:?}");
+    driver.get(&id("a"), None).unwrap();
+    driver.create(&id("b"), &CreateRequest::on(id("a"))).unwrap();
+    let error = driver.create(&id("c"), &CreateRequest::empty()).unwrap_err();
+    assert_eq!(error.kind(), Kind::NeedsCheck, "{error}");
+    driver.put(&id("a"), Unmount::Now).unwrap();
+    driver.stop().unwrap();
+    // It stays so, and nothing else takes its place.
+    let (driver, _) = open().unwrap();
+    driver.create(&id("c"), &CreateRequest::empty()).unwrap_err();
+    driver.remove(&id("a")).unwrap();
 }

@@ -187,7 +187,7 @@ impl Pool {
         let resumed = dm.resume(name.into(), how).or_else(|_| dm.resume(name.into(), how));
         let result = sent.map_err(|source| self.explain(&message, source));
         match resumed {
-            Ok(_) => result,
+            Ok(_) => result.map(drop),
             Err(source) => Err(Error::LeftSuspended {
                 device: name.clone(),
                 first: result.err().map(Box::new),

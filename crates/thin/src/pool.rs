@@ -158,7 +158,11 @@ impl Pool {
         self.status_and_info(flush).map(|(state, _)| state)
     }
 
-    pub(crate) fn status_and_info(&self, flush: Flush) -> Result<(PoolState, Info)> {
+    /// As [`Pool::status`], with the pool device's own facts; its event number is the one that answers to messages are compared with.
+    ///
+    /// # Errors
+    /// Those of [`Pool::status`].
+    pub fn status_and_info(&self, flush: Flush) -> Result<(PoolState, Info)> {
         let (info, targets) = self
             .dm
             .status((&self.name).into(), flush)
@@ -303,18 +307,20 @@ impl Pool {
     /// Sends a message. One ioctl; after a refusal up to a few more, to say why.
     ///
     /// A message that succeeds was applied; whether its commit reached the disk is in the pool's status only
-    /// ([`Pool::ensure_writable`]), and in the answer to the next message.
+    /// ([`Pool::ensure_writable`]), and in the answer to the next message. A commit that fails is an event of the pool: the answer is the
+    /// pool's event number, and as long as that is the one seen before, everything was committed.
     ///
     /// # Errors
     /// [`Error::IdTaken`], [`Error::NoSuchId`], [`Error::Busy`], [`Error::TransactionIdMismatch`], [`Error::MetadataSnapHeld`],
     /// [`Error::NoMetadataSnap`], and [`Error::PoolTrouble`] where the pool takes no messages at all.
-    pub fn message(&self, message: &Message) -> Result<()> {
+    pub fn message(&self, message: &Message) -> Result<u32> {
         self.send(message).map_err(|source| self.explain(message, source))
     }
 
     /// Sends a message without looking for the reason of a refusal.
-    pub(crate) fn send(&self, message: &Message) -> thinlayer_dm::Result<()> {
-        self.dm.message((&self.name).into(), Sectors(0), &message.to_string()).map(drop)
+    pub(crate) fn send(&self, message: &Message) -> thinlayer_dm::Result<u32> {
+        let (info, _) = self.dm.message((&self.name).into(), Sectors(0), &message.to_string())?;
+        Ok(info.event_nr)
     }
 
     /// Makes a new empty thin device in the pool.
@@ -322,7 +328,7 @@ impl Pool {
     /// # Errors
     /// [`Error::IdTaken`]; those of [`Pool::message`].
     pub fn create_thin(&self, id: ThinId) -> Result<()> {
-        self.message(&Message::CreateThin(id))
+        self.message(&Message::CreateThin(id)).map(drop)
     }
 
     /// Makes a snapshot of a thin device that is not active. Of an active one: [`Pool::snapshot_of_active`].
@@ -330,7 +336,7 @@ impl Pool {
     /// # Errors
     /// [`Error::IdTaken`]; [`Error::NoSuchId`] for the origin; those of [`Pool::message`].
     pub fn create_snap(&self, new: ThinId, origin: ThinId) -> Result<()> {
-        self.message(&Message::CreateSnap { new, origin })
+        self.message(&Message::CreateSnap { new, origin }).map(drop)
     }
 
     /// Drops a thin device and its hold on its blocks. One that is not there is no error: the answer says so.
@@ -339,17 +345,17 @@ impl Pool {
     /// [`Error::Busy`] while any device has a table for it, opened or not; those of [`Pool::message`].
     pub fn delete(&self, id: ThinId) -> Result<Deleted> {
         match self.message(&Message::Delete(id)) {
-            Ok(()) => Ok(Deleted::Deleted),
+            Ok(_) => Ok(Deleted::Deleted),
             Err(Error::NoSuchId { .. }) => Ok(Deleted::WasAbsent),
             Err(error) => Err(error),
         }
     }
 
-    /// Moves the pool's counter from one value to another.
+    /// Moves the pool's counter from one value to another. Answers with the pool's event number, see [`Pool::message`].
     ///
     /// # Errors
     /// [`Error::TransactionIdMismatch`] if it is not `current`; those of [`Pool::message`].
-    pub fn set_transaction_id(&self, current: TransactionId, new: TransactionId) -> Result<()> {
+    pub fn set_transaction_id(&self, current: TransactionId, new: TransactionId) -> Result<u32> {
         self.message(&Message::SetTransactionId { current, new })
     }
 
@@ -358,7 +364,7 @@ impl Pool {
     /// # Errors
     /// [`Error::MetadataSnapHeld`]; those of [`Pool::message`].
     pub fn reserve_metadata_snap(&self) -> Result<()> {
-        self.message(&Message::ReserveMetadataSnap)
+        self.message(&Message::ReserveMetadataSnap).map(drop)
     }
 
     /// Gives that up.
@@ -366,7 +372,7 @@ impl Pool {
     /// # Errors
     /// [`Error::NoMetadataSnap`]; those of [`Pool::message`].
     pub fn release_metadata_snap(&self) -> Result<()> {
-        self.message(&Message::ReleaseMetadataSnap)
+        self.message(&Message::ReleaseMetadataSnap).map(drop)
     }
 
     /// Asks whether a thin id is in use, and changes nothing: sends `create_snap N N`, which cannot succeed. One ioctl.
@@ -380,7 +386,7 @@ impl Pool {
             Err(source) if source.errno() == Some(Errno::EEXIST) => Ok(Probe::Taken),
             Err(source) => Err(self.explain(&message, source)),
             // It exists at least now.
-            Ok(()) => Ok(Probe::Taken),
+            Ok(_) => Ok(Probe::Taken),
         }
     }
 }

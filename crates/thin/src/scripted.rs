@@ -302,8 +302,13 @@ impl DeviceMapper for Scripted {
         Ok(self.change(format!("deps {device}"), device, |device| device.deps.clone())?.1)
     }
 
-    fn message(&self, device: DeviceRef<'_>, _sector: Sectors, message: &str) -> Result<Option<String>> {
-        self.change(format!("message {device} {message}"), device, |_| ()).map(|_| None)
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        _sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)> {
+        Ok((self.change(format!("message {device} {message}"), device, |_| ())?.0, None))
     }
 
     fn events(&self) -> Result<Box<dyn Events>> {

@@ -152,7 +152,7 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) fn message(&self, pool: &Pool, text: &str) -> Result<Option<String>, thinlayer_dm::Error> {
-        self.dm().message((&pool.name).into(), Sectors(0), text)
+        self.dm().message((&pool.name).into(), Sectors(0), text).map(|(_, answer)| answer)
     }
 
     /// Makes a thin device and activates it.

@@ -20,7 +20,7 @@ trait Bug: fmt::Debug + Send + Sync {
         _dm: &dyn DeviceMapper,
         _device: DeviceRef<'_>,
         _text: &str,
-    ) -> Option<Result<Option<String>>> {
+    ) -> Option<Result<(Info, Option<String>)>> {
         None
     }
     fn sync_folder(&self, _folder: &Path) -> Option<io::Result<()>> {
@@ -126,7 +126,12 @@ impl DeviceMapper for BuggyDm {
     fn deps(&self, device: DeviceRef<'_>) -> Result<Vec<DeviceNumber>> {
         self.inner.deps(device)
     }
-    fn message(&self, device: DeviceRef<'_>, sector: Sectors, message: &str) -> Result<Option<String>> {
+    fn message(
+        &self,
+        device: DeviceRef<'_>,
+        sector: Sectors,
+        message: &str,
+    ) -> Result<(Info, Option<String>)> {
         let done = self.bug.message(&*self.inner, device, message);
         done.unwrap_or_else(|| self.inner.message(device, sector, message))
     }
@@ -147,6 +152,11 @@ fn with(machine: Machine, bug: Arc<dyn Bug>) -> Machine {
         disk: Arc::new(BuggyDisk { inner: machine.disk.clone(), bug }),
         ..machine
     }
+}
+
+/// A message that was sent before.
+fn answered(dm: &dyn DeviceMapper, device: DeviceRef<'_>) -> Result<(Info, Option<String>)> {
+    Ok((dm.status(device, Flush::No)?.0, None))
 }
 
 /// The pool that the machine's root has.
@@ -187,17 +197,17 @@ struct IdBeforeRecord {
 impl Bug for IdBeforeRecord {
     fn message(
         &self,
-        _dm: &dyn DeviceMapper,
-        _device: DeviceRef<'_>,
+        dm: &dyn DeviceMapper,
+        device: DeviceRef<'_>,
         text: &str,
-    ) -> Option<Result<Option<String>>> {
+    ) -> Option<Result<(Info, Option<String>)>> {
         if let Some(ids) = text.strip_prefix("create_snap ") {
             // Not the probe, which names one id twice.
             let mut ids = ids.split(' ');
             self.creating.store(ids.next() != ids.next(), Ordering::Relaxed);
         }
         let early = text.starts_with("set_transaction_id") && self.sent.swap(false, Ordering::Relaxed);
-        early.then_some(Ok(None))
+        early.then(|| answered(dm, device))
     }
 
     fn rename(&self, to: &Path) {
@@ -240,14 +250,14 @@ impl Bug for DeletedBeforeIntent {
 
     fn message(
         &self,
-        _dm: &dyn DeviceMapper,
-        _device: DeviceRef<'_>,
+        dm: &dyn DeviceMapper,
+        device: DeviceRef<'_>,
         text: &str,
-    ) -> Option<Result<Option<String>>> {
+    ) -> Option<Result<(Info, Option<String>)>> {
         let mut done = self.done.lock().unwrap();
         (done.as_deref() == Some(text)).then(|| {
             *done = None;
-            Ok(None)
+            answered(dm, device)
         })
     }
 }

@@ -153,7 +153,7 @@ fn refusals_of_messages_have_their_own_words() {
         &["no metadata snapshot"],
     );
     let (from, to) = (TransactionId(8), TransactionId(9));
-    let error = refused(Errno::EINVAL, &|| pool.set_transaction_id(from, to));
+    let error = refused(Errno::EINVAL, &|| pool.set_transaction_id(from, to).map(drop));
     check(&error, Kind::Mismatch, &["transaction id of pool tlt-pool is 5 and not 8"]);
     check(&refused(Errno::ENXIO, &|| pool.create_thin(id(7))), Kind::NotFound, &["no such device"]);
     check(&refused(Errno::EPERM, &|| pool.create_thin(id(7))), Kind::Permission, &["EPERM"]);

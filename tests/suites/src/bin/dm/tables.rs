@@ -170,7 +170,7 @@ fn thin_pool() -> Result<()> {
     // The target ends its line with a blank.
     let back = dm.table(on, Slot::Live)?.1;
     ensure!(lines(&back) == lines(&table), "{back:?}");
-    ensure!(dm.message(on, Sectors(0), "create_thin 1")?.is_none(), "thin-pool messages answer nothing");
+    ensure!(dm.message(on, Sectors(0), "create_thin 1")?.1.is_none(), "thin-pool messages answer nothing");
     refused("a taken thin id", dm.message(on, Sectors(0), "create_thin 1"), Kind::Exists)?;
     refused("an origin that is not there", dm.message(on, Sectors(0), "create_snap 2 7"), Kind::NotFound)?;
     refused("an unknown thin id", dm.message(on, Sectors(0), "delete 9"), Kind::NotFound)?;
@@ -192,15 +192,15 @@ fn messages() -> Result<()> {
     let guard = make(&dm, &device)?;
     let on = (&device).into();
     // Statistics are the kernel's own messages, which every device understands.
-    let first = dm.message(on, Sectors(0), "@stats_create - 1")?.context("no answer with a region's id")?;
+    let first = dm.message(on, Sectors(0), "@stats_create - 1")?.1.context("no answer with a region's id")?;
     ensure!(first.trim().parse::<u32>().is_ok(), "{first:?} is no id");
-    ensure!(dm.message(on, Sectors(0), &format!("@stats_delete {}", first.trim()))?.is_none());
+    ensure!(dm.message(on, Sectors(0), &format!("@stats_delete {}", first.trim()))?.1.is_none());
 
     let program = "p".repeat(300);
     for _ in 0..80 {
         dm.message(on, Sectors(0), &format!("@stats_create 0+8 8 {program}"))?;
     }
-    let list = dm.message(on, Sectors(0), "@stats_list")?.context("no list")?;
+    let list = dm.message(on, Sectors(0), "@stats_list")?.1.context("no list")?;
     ensure!(
         list.lines().count() == 80 && list.len() > 20_000,
         "{} bytes, {} lines",

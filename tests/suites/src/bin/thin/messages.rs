@@ -148,7 +148,7 @@ fn read_only() -> Result<()> {
     no("create_thin", pool.create_thin(id(2)?))?;
     no("create_snap", pool.create_snap(id(2)?, id(1)?))?;
     no("delete", pool.delete(id(1)?).map(drop))?;
-    no("set_transaction_id", pool.set_transaction_id(TransactionId(0), TransactionId(1)))?;
+    no("set_transaction_id", pool.set_transaction_id(TransactionId(0), TransactionId(1)).map(drop))?;
     no("reserve_metadata_snap", pool.reserve_metadata_snap())?;
     no("probe", pool.probe(id(1)?).map(drop))?;
     no("ensure_writable", pool.ensure_writable().map(drop))?;

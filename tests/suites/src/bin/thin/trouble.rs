@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use harness::{Test, test};
 use thinlayer_dm::{DeviceMapper, DeviceNumber, DmName};
-use thinlayer_thin::{Health, Kind, Mode, PoolState, PoolTable, Trouble};
+use thinlayer_thin::{Health, Kind, Message, Mode, PoolState, PoolTable, Trouble};
 
 use crate::rig::{
     Rig, activate, deactivate, dmsetup, enlarge, figures, fill, id, number, peek, refused, remove, sectors,
@@ -85,8 +85,10 @@ fn failing_commit() -> Result<()> {
     fill(device.node(), 0, 4, 6)?;
 
     fragile.becomes(&fragile.line("flakey", " 0 0 3600 1 error_writes"))?;
-    // The message itself may succeed: its commit is not in its answer.
-    let sent = pool.create_thin(id(2)?);
+    let (_, before) = pool.status_and_info(thinlayer_dm::Flush::No)?;
+    // The message itself may succeed: its commit is in its answer only as an event.
+    let sent = pool.message(&Message::CreateThin(id(2)?));
+    ensure!(sent.as_ref().is_err() || sent.as_ref().ok() != Some(&before.event_nr), "no event: {sent:?}");
     println!("a message whose commit fails: {sent:?}; {}", pool.status(thinlayer_dm::Flush::No)?);
     let error = pool.ensure_writable();
     refused("a look", error, Kind::NeedsCheck, &CLEAR)?;

@@ -9,6 +9,7 @@ use crate::names::Names;
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::reserve::Reservations;
+use crate::status::Layout;
 use crate::transaction::Transactions;
 use crate::uses::Uses;
 use crate::worker::Queue;
@@ -58,6 +59,8 @@ pub struct Driver {
     pub(crate) names: Names,
     pub(crate) store: Store,
     pub(crate) pool: Pool,
+    /// What the pool stands on.
+    pub(crate) layout: Layout,
     /// The driver made the pool, or found the one that it had made.
     pub(crate) owns_pool: bool,
     /// The pool is LVM's, and was set up for this root alone.

@@ -12,6 +12,7 @@ use crate::pool::Started;
 use crate::progress::{Progress, Step};
 use crate::recover::Recoverer;
 use crate::reserve::Reservations;
+use crate::status::Layout;
 use crate::transaction::Transactions;
 use crate::uses::Uses;
 use crate::worker::Queue;
@@ -94,6 +95,7 @@ impl Driver {
                 });
             }
         };
+        let layout = Layout::of(&machine, &pool)?;
         let active = Active::find(&pool, &names)?;
         let mounted: Vec<LayerId> = mounted_layers(&machine, &names)?.into_keys().collect();
         let uses = Uses::load(machine.runtime.clone(), &mounted, true);
@@ -105,6 +107,7 @@ impl Driver {
             names,
             store,
             pool,
+            layout,
             owns_pool: ours,
             direct_lvm,
             reservations: Reservations::default(),

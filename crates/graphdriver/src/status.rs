@@ -78,13 +78,18 @@ impl Driver {
     /// # Errors
     /// If the pool cannot be asked.
     pub fn status(&self) -> Result<Status> {
-        status(&self.machine, &self.store, &self.pool, &self.options)
+        status(&self.machine, &self.store, &self.pool, &self.layout, &self.options)
     }
 }
 
 /// The status of an active pool.
-pub(crate) fn status(machine: &Machine, store: &Store, pool: &Pool, options: &Options) -> Result<Status> {
-    let table = pool.table()?;
+pub(crate) fn status(
+    machine: &Machine,
+    store: &Store,
+    pool: &Pool,
+    layout: &Layout,
+    options: &Options,
+) -> Result<Status> {
     let state = pool.status(Flush::No)?;
     let health = state.health();
     let layers = store.layers();
@@ -92,9 +97,9 @@ pub(crate) fn status(machine: &Machine, store: &Store, pool: &Pool, options: &Op
         store.record_even_deleted(&LayerId::base()).map_or(Bytes(0), |record| Bytes(record.size_bytes));
     let facts = Facts {
         pool_name: pool.name().as_str(),
-        data: side(machine, crate::pool::number(&table.data).ok())?,
-        metadata: side(machine, crate::pool::number(&table.metadata).ok())?,
-        table: &table,
+        data: layout.data.now(machine),
+        metadata: layout.metadata.now(machine),
+        table: &layout.table,
         status: state.running(),
         trouble: match health {
             Health::Good => None,
@@ -110,14 +115,44 @@ pub(crate) fn status(machine: &Machine, store: &Store, pool: &Pool, options: &Op
     Ok(facts.render())
 }
 
+/// What a pool is made of: its devices and its block. Neither changes while it is up, whatever is loaded into it, so its owner asks once, at the start;
+/// then a status is one call to the kernel.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// As it was then: its length and its features may be others by now.
+    pub(crate) table: PoolTable,
+    data: Side,
+    metadata: Side,
+}
+
+impl Layout {
+    /// Asks for the table, and looks for what it stands on.
+    ///
+    /// # Errors
+    /// If the pool cannot be asked, or loop devices cannot be listed.
+    pub(crate) fn of(machine: &Machine, pool: &Pool) -> Result<Self> {
+        let table = pool.table()?;
+        let data = side(machine, crate::pool::number(&table.data).ok())?;
+        let metadata = side(machine, crate::pool::number(&table.metadata).ok())?;
+        Ok(Self { table, data, metadata })
+    }
+}
+
+impl Side {
+    /// With the room below it as it is this moment.
+    fn now(&self, machine: &Machine) -> Self {
+        // Where the file's folder is out of sight, nothing is known about that.
+        let free = self.loop_file.as_ref().and_then(|file| machine.filesystems.free_bytes(file).ok());
+        Self { host_free: free.map(Bytes), ..self.clone() }
+    }
+}
+
 /// What a device of the pool's table is.
 fn side(machine: &Machine, number: Option<DeviceNumber>) -> Result<Side> {
     let Some(number) = number else { return Ok(Side::default()) };
     if let Some(device) = machine.backing.loops()?.into_iter().find(|device| device.number == number) {
         let file = own_file(machine, &device)?.unwrap_or(device.file);
-        // Where the file's folder is out of sight, nothing is known about the room below it.
-        let host_free = machine.filesystems.free_bytes(&file).ok().map(Bytes);
-        return Ok(Side { node: Some(device.node), loop_file: Some(file), host_free });
+        return Ok(Side { node: Some(device.node), loop_file: Some(file), host_free: None });
     }
     let node = machine
         .dm

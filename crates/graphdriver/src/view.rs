@@ -7,7 +7,7 @@ use crate::layer::LayerInfo;
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::options::Options;
-use crate::status::{Status, status};
+use crate::status::{Layout, Status, status};
 use crate::uses::Uses;
 use std::sync::Arc;
 use thinlayer_store::{LayerId, Mode, Record, Store};
@@ -79,7 +79,10 @@ impl View {
     /// # Errors
     /// If the pool cannot be asked.
     pub fn status(&self, options: &Options) -> Result<Option<Status>> {
-        self.pool(options)?.map(|pool| status(&self.machine, &self.store, &pool, options)).transpose()
+        let Some(pool) = self.pool(options)? else { return Ok(None) };
+        // Two calls: who comes for one look knows nothing of the pool.
+        let layout = Layout::of(&self.machine, &pool)?;
+        status(&self.machine, &self.store, &pool, &layout, options).map(Some)
     }
 
     /// A check, if the pool is active.

@@ -4,7 +4,7 @@
 use nix::errno::Errno;
 use std::path::Path;
 use std::sync::Arc;
-use thinlayer_dm::DmName;
+use thinlayer_dm::{Bytes, Call, DmName, Flush, Recorder};
 use thinlayer_graphdriver::{
     CreateRequest, DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Driver, Kind, LayerId, Options,
     Silent, Unmount,
@@ -140,4 +140,32 @@ fn a_damaged_base_keeps_no_layer_from_its_user() {
     let (driver, _) = open().unwrap();
     driver.create(&id("c"), &CreateRequest::empty()).unwrap_err();
     driver.remove(&id("a")).unwrap();
+}
+
+/// Whatever the pool stands on: one call, and the kernel commits nothing for it.
+#[test]
+fn the_status_asks_the_kernel_once() {
+    for given in [false, true] {
+        let world = World::new(1);
+        let mut options = vec!["dm.fs=ext4", "dm.basesize=1G"];
+        if given {
+            world.add_block_device("/dev/data", Bytes(2 << 30), None);
+            world.add_block_device("/dev/meta", Bytes(32 << 20), None);
+            options.extend(["dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"]);
+        }
+        let mut machine = world.machine("/root");
+        let calls = Recorder::new(machine.dm.clone());
+        machine.dm = Arc::new(calls.clone());
+        let options = Options::parse(&options).unwrap();
+        let (driver, _) = Driver::open(machine, &options, Arc::new(Silent)).unwrap();
+        calls.take();
+        let before = driver.status().unwrap();
+        driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+        calls.take();
+        let after = driver.status().unwrap();
+        let sent: Vec<Call> = calls.take().into_iter().map(|recorded| recorded.call).collect();
+        assert!(matches!(sent.as_slice(), [Call::Status { flush: Flush::No, .. }]), "{given}: {sent:?}");
+        assert!(before.layers == 0 && after.layers == 1 && after.loop_backed != given, "{after:?}");
+        assert!(after.transaction_id > before.transaction_id);
+    }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Global {
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log_level: Option<LogLevel>,
 
-    /// Write nothing: refuse every command that would
+    /// Write nothing to the root: refuse every command that would, bring the pool up read-only for the others
     #[arg(long)]
     pub(crate) read_only: bool,
 
@@ -161,6 +161,14 @@ pub(crate) enum Command {
     )]
     Check(With<Nothing>),
 
+    /// Tell what an existing graph directory holds and what opening it would change; with --yes, open it
+    #[command(
+        long_about = "Tell what an existing graph directory of Docker, Podman or Buildah holds, and what opening it would change. Nothing is changed \
+                      without --yes, which opens it, as every other command would. The exit code is 1 if it cannot be opened.",
+        after_help = "Examples:\n  thinlayer adopt --from /var/lib/docker\n  thinlayer adopt --from /var/lib/docker/devicemapper --yes"
+    )]
+    Adopt(With<Adopt>),
+
     /// Own the root, do its background work, and answer the other commands
     #[command(
         long_about = "Own the root, do its background work, and answer the other commands, until SIGTERM or SIGINT. Mounts and pool stay up \
@@ -194,6 +202,7 @@ impl Command {
             Self::Exists(_) => "exists",
             Self::Status(_) => "status",
             Self::Check(_) => "check",
+            Self::Adopt(_) => "adopt",
             Self::Serve(_) => "serve",
             Self::Stop(_) => "stop",
         }
@@ -206,6 +215,7 @@ impl Command {
             Self::Umount(with) => &with.global,
             Self::Rm(with) => &with.global,
             Self::Resize(with) => &with.global,
+            Self::Adopt(with) => &with.global,
             Self::Ls(with)
             | Self::Tree(with)
             | Self::Status(with)
@@ -261,6 +271,17 @@ pub(crate) struct Resize {
     pub(crate) id: String,
     /// Its new size, such as 20G
     pub(crate) size: String,
+}
+
+/// `adopt`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Adopt {
+    /// The graph directory, or the data root that it is in, in place of --root
+    #[arg(long, value_name = "DIR")]
+    pub(crate) from: Option<PathBuf>,
+    /// Open it
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// Commands without arguments of their own.

@@ -4,8 +4,9 @@ use crate::config::Settings;
 use crate::control::client::{self, IDS_AT_ONCE, Listener, NoAnswer};
 use crate::control::protocol::SOCKET;
 use crate::execute::{execute, not_removed};
+use crate::facts::PathText;
 use crate::failure::{Failure, FailureKind};
-use crate::request::{Answer, LayerFailure, RemovedLayer, Request, ended_early};
+use crate::request::{Answer, GivenBack, LayerFailure, RemovedLayer, Request, ended_early, known_id};
 use crate::signals::Signals;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::mem::ManuallyDrop;
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use thinlayer_graphdriver::{
-    Driver, Error, Holder, Kind, Machine, Notice, Ownership, Progress, Root, Severity, View,
+    Driver, Error, Holder, Kind, Machine, Notice, Ownership, Progress, PutBack, ReadOnly, Root, Severity,
+    View,
 };
 
 /// How long the lock is tried before the owner's socket is looked for again.
@@ -59,6 +61,7 @@ impl Session {
         match self.find(request) {
             Err(failure) => (Err(failure), None),
             Ok(Found::Answer(answer)) => (*answer, None),
+            Ok(Found::ReadOnly) => (self.run_read_only(request), None),
             Ok(Found::Owned(ownership)) => self.own(ownership, request),
         }
     }
@@ -87,6 +90,8 @@ impl Session {
                     return (told.add(left, result).map(|()| told.into()), local);
                 }
                 Ok(Found::Answer(answer)) => *answer,
+                // Not allowed, so never asked for.
+                Ok(Found::ReadOnly) => self.run_read_only(&Request::Rm { ids: now.to_vec() }),
                 Err(failure) => Err(failure),
             };
             if let Err(failure) = told.add(now, result) {
@@ -101,7 +106,7 @@ impl Session {
     fn allowed(&self, request: &Request) -> Result<(), Failure> {
         request.check()?;
         let root = &self.settings.root;
-        if self.settings.read_only && !request.only_looks() {
+        if self.settings.read_only && !request.may_be_read_only() {
             return Err(Failure::usage(format!(
                 "{} would write, and --read-only forbids it; leave one of them out",
                 request.name()
@@ -117,6 +122,9 @@ impl Session {
         let Settings { root, wait, given, .. } = &self.settings;
         let end = Instant::now() + *wait;
         let mut silent = None;
+        if self.settings.read_only && !request.only_looks() {
+            return Ok(Found::ReadOnly);
+        }
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if let Some(kind) = self.signals.ended() {
@@ -142,13 +150,7 @@ impl Session {
                 return Ok(Found::Answer(Box::new(Ok(answer))));
             }
             if self.settings.read_only {
-                return Err(Failure::new(
-                    FailureKind::Unsupported,
-                    format!(
-                        "the pool of root {} is not active, and --read-only does not bring it up; leave --read-only out",
-                        root.display()
-                    ),
-                ));
+                return Ok(Found::ReadOnly);
             }
             if let Some(holder) = silent.take() {
                 return Err(busy(root, &holder, "does not answer", *wait));
@@ -206,6 +208,26 @@ impl Session {
         if *request == Request::Stop {
             local.driver = None;
         }
+        Ok(answer)
+    }
+
+    /// Brings the pool up without writing to the root, and takes it down again unless layers stay mounted.
+    fn run_read_only(&self, request: &Request) -> Result<Answer, Failure> {
+        let Settings { root, options, wait, .. } = &self.settings;
+        let machine = Machine::system(root)?;
+        let _sharing = Ownership::share(root, &machine.root.runtime, *wait)?;
+        if *request == Request::Stop {
+            let (view, _) = View::open(&machine)?;
+            if view.status(options)?.is_none() {
+                return Ok(Answer::Stopped { was_active: false, notices: Vec::new() });
+            }
+        }
+        let (opened, notices) = ReadOnly::open(machine, options)?;
+        tell(&notices);
+        let answer = answer_read_only(&opened, request);
+        let closed = opened.close();
+        let answer = answer?;
+        closed?;
         Ok(answer)
     }
 
@@ -307,7 +329,32 @@ impl From<RemovedSoFar> for Answer {
 /// Where a request went.
 enum Found {
     Answer(Box<Result<Answer, Failure>>),
+    /// Here, without owning the root.
+    ReadOnly,
     Owned(Ownership),
+}
+
+fn answer_read_only(opened: &ReadOnly, request: &Request) -> Result<Answer, Failure> {
+    match request {
+        Request::Status => Ok(Answer::Status { status: opened.status()?.into() }),
+        Request::Check => Ok(Answer::Checked { report: opened.check()?.into() }),
+        Request::Mount { id } => {
+            let path = opened.mount(&known_id(id)?)?;
+            Ok(Answer::Mounted { id: id.clone(), path: PathText::from(path.as_path()), uses: 1 })
+        }
+        Request::Umount { id, .. } => {
+            let result = match opened.unmount(&known_id(id)?)? {
+                PutBack::NotMounted => GivenBack::NotMounted,
+                _ => GivenBack::Unmounted,
+            };
+            Ok(Answer::GivenBack { id: id.clone(), result, uses: 0 })
+        }
+        Request::Stop => {
+            opened.unmount_all()?;
+            Ok(Answer::Stopped { was_active: true, notices: Vec::new() })
+        }
+        _ => Err(Failure::usage(format!("{} would write, and --read-only forbids it", request.name()))),
+    }
 }
 
 /// The owner of a root, if it answers on a socket.

@@ -3,6 +3,7 @@
 //! The program parses, calls the driver (or the process that owns the root) and renders; what it does to layers is in `thinlayer-graphdriver`.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod args;
 mod backend;
 mod config;

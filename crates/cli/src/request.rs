@@ -70,6 +70,11 @@ impl Request {
         matches!(self, Self::Status | Self::Check)
     }
 
+    /// It can be done without writing to the root.
+    pub(crate) fn may_be_read_only(&self) -> bool {
+        self.only_looks() || matches!(self, Self::Mount { .. } | Self::Umount { .. } | Self::Stop)
+    }
+
     /// It may be the first command on a root.
     pub(crate) fn sets_up(&self) -> bool {
         matches!(self, Self::Create { .. })

@@ -1,5 +1,6 @@
 //! From the command line to the exit code.
 
+use crate::adopt::adopt;
 use crate::args::{Command, Parsed, parse};
 use crate::backend::{Session, holds_nothing, nothing_here, tell};
 use crate::config::Settings;
@@ -42,6 +43,9 @@ fn dispatch(command: Command, settings: Settings) -> Result<u8, Failure> {
     tracing::debug!(command = command.name(), root = %settings.root.display(), "begin");
     let request = match command {
         Command::Serve(_) => return serve(settings).map(|()| 0),
+        Command::Adopt(with) => {
+            return adopt(settings, &with.own, crate::progress::progress(bars.as_ref()));
+        }
         Command::Ls(_) => {
             return list(
                 &settings,

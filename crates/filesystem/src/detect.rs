@@ -56,13 +56,47 @@ fn uuid_text(start: &[u8], at: usize) -> String {
     text
 }
 
+/// How many bytes the file system takes that begins with these: blocks times their size, as its superblock has them.
+pub fn extent_of(start: &[u8]) -> Option<u64> {
+    /// `s_blocks_count_lo`, `s_log_block_size`, `s_feature_incompat`, `s_blocks_count_hi` of `struct ext4_super_block`.
+    const EXT4: [usize; 4] = [0x404, 0x418, 0x460, 0x550];
+    const EXT4_64BIT: u32 = 0x80;
+    let Detected::Known { kind, .. } = identify(start) else { return None };
+    let four = |at: usize| start.get(at..at + 4)?.try_into().ok();
+    match kind {
+        Kind::Ext4 => {
+            let word = |at: usize| Some(u32::from_le_bytes(four(at)?));
+            let [low, log, features, high] = EXT4.map(word);
+            let high = if features? & EXT4_64BIT == 0 { 0 } else { u64::from(high?) };
+            let blocks = high << 32 | u64::from(low?);
+            blocks.checked_mul(1024_u64.checked_shl(log?).filter(|size| *size <= 64 << 10)?)
+        }
+        Kind::Xfs => {
+            // sb_blocksize, sb_dblocks
+            let size = u32::from_be_bytes(four(4)?);
+            let blocks = u64::from_be_bytes(start.get(8..16)?.try_into().ok()?);
+            blocks.checked_mul(size.into())
+        }
+    }
+}
+
 /// [`identify`] for what a path names: a device's node, or an image file.
 pub(crate) fn detect(device: &Path) -> Result<Detected> {
+    read(device).map(|start| identify(&start))
+}
+
+/// [`extent_of`] for what a path names.
+pub(crate) fn extent(device: &Path) -> Result<Option<u64>> {
+    read(device).map(|start| extent_of(&start))
+}
+
+fn read(device: &Path) -> Result<Vec<u8>> {
     let failed = |error: std::io::Error| Error::io("read the start of", device, &error);
     let file = File::open(device).map_err(failed)?;
     let mut start = vec![0; READ];
     let length = read_start(&file, &mut start).map_err(failed)?;
-    Ok(identify(&start[..length]))
+    start.truncate(length);
+    Ok(start)
 }
 
 /// One read as a rule: more only where it was interrupted or came up short.
@@ -108,6 +142,19 @@ mod tests {
         );
         assert_eq!(identify(&image(&[(BTRFS_MAGIC_AT, BTRFS_MAGIC)])), Detected::Foreign("btrfs"));
         assert_eq!(identify(&image(&[])), Detected::Nothing);
+    }
+
+    #[test]
+    fn a_superblock_tells_how_far_its_file_system_goes() {
+        let xfs = image(&[(0, XFS_MAGIC), (4, &4096_u32.to_be_bytes()), (8, &76_800_u64.to_be_bytes())]);
+        assert_eq!(extent_of(&xfs), Some(300 << 20));
+        let blocks = 12_288_u32.to_le_bytes();
+        let ext4 =
+            [(EXT4_MAGIC_AT, EXT4_MAGIC), (0x404, &blocks), (0x418, &[2, 0, 0, 0]), (0x550, &[1, 0, 0, 0])];
+        assert_eq!(extent_of(&image(&ext4)), Some(48 << 20), "the high half counts only with 64bit");
+        let large = [&ext4[..], &[(0x460, &[0x80, 0, 0, 0])]].concat();
+        assert_eq!(extent_of(&image(&large)), Some((48 << 20) + (4096 << 32)));
+        assert_eq!(extent_of(&image(&[])), None);
     }
 
     #[test]

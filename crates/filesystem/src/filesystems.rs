@@ -135,6 +135,12 @@ pub trait Filesystems: fmt::Debug + Send + Sync {
     /// If the device cannot be read.
     fn detect(&self, device: &Path) -> Result<Detected>;
 
+    /// How many bytes of a device its file system takes, by its superblock; `None` if there is none that is known.
+    ///
+    /// # Errors
+    /// If the device cannot be read.
+    fn extent(&self, device: &Path) -> Result<Option<u64>>;
+
     /// Can this kind be made and mounted here? The error says what is missing (the mkfs program, the kernel's support).
     ///
     /// # Errors

@@ -65,7 +65,7 @@ mod sys;
 mod system;
 mod temporary;
 
-pub use detect::{NEEDED, identify};
+pub use detect::{NEEDED, extent_of, identify};
 pub use error::{Error, ErrorKind, Result};
 pub use filesystems::{
     Alive, Detected, Filesystems, Kind, MakeOptions, Mount, MountRequest, Owner, Unmount, Unmounted,

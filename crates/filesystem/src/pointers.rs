@@ -13,6 +13,9 @@ macro_rules! through_pointer {
             fn detect(&self, device: &Path) -> Result<Detected> {
                 (**self).detect(device)
             }
+            fn extent(&self, device: &Path) -> Result<Option<u64>> {
+                (**self).extent(device)
+            }
             fn usable(&self, kind: Kind) -> Result<()> {
                 (**self).usable(kind)
             }

@@ -41,6 +41,9 @@ impl Filesystems for Scripted {
     fn detect(&self, _: &Path) -> Result<Detected> {
         Ok(Detected::Nothing)
     }
+    fn extent(&self, _: &Path) -> Result<Option<u64>> {
+        Ok(None)
+    }
     fn usable(&self, _: Kind) -> Result<()> {
         Ok(())
     }

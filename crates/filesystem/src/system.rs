@@ -113,6 +113,10 @@ impl Filesystems for System {
         detect::detect(device)
     }
 
+    fn extent(&self, device: &Path) -> Result<Option<u64>> {
+        detect::extent(device)
+    }
+
     fn usable(&self, kind: Kind) -> Result<()> {
         let list = Path::new("/proc/filesystems");
         self.needed_program(format!("use {kind} as listed in"), list, kind)?;

@@ -143,7 +143,14 @@ impl Driver {
                     ),
                 });
             }
-            if !device.leaving || self.keep_leaving(id, &device)? {
+            if device.thin.access() == Access::ReadOnly {
+                // Of a command with --read-only.
+                self.deactivate(id, Removal::Now).map_err(|_| Error::Busy {
+                    what: format!("device {name}"),
+                    why: "it is mounted with --read-only; unmount it first (thinlayer --read-only stop)"
+                        .into(),
+                })?;
+            } else if !device.leaving || self.keep_leaving(id, &device)? {
                 return self.fit(id, device.thin, record, reserved);
             }
         }

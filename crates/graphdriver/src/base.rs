@@ -4,6 +4,7 @@ use crate::create::trouble;
 use crate::deadline::within;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
+use crate::identity::Known;
 use crate::machine::Machine;
 use crate::mounts::kind_named;
 use crate::options::{DEFAULT_BASE_SIZE, Options};
@@ -42,32 +43,33 @@ pub(crate) fn choose_filesystem(
 
 impl Driver {
     /// Sees that the pool is this root's, by its base, before anything is changed in either. `proven`: its backing files say so.
+    /// `true`: the base's file system was not grown to its device, although the record says so.
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] if it is another root's.
-    pub(crate) fn verify_base(&self, proven: bool, notices: &mut Vec<Notice>) -> Result<()> {
+    pub(crate) fn verify_base(&self, proven: bool, known: &Known, notices: &mut Vec<Notice>) -> Result<bool> {
         let base = LayerId::base();
         let reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
         match self.store.lookup(&base) {
-            Ok(record) if record.initialized => self.compare_base(&record, proven, &reserved, notices),
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Ok(record) if record.initialized => self.compare_base(&record, proven, known, &reserved, notices),
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             // No layer that is there needs it. Without its record only the backing files tell whose pool this is.
             Err(error) if self.owns_pool && !self.direct_lvm && self.options.is_on_own_files() => {
                 notices.push(Notice::warning(format!("layers without a parent cannot be made: {error}")));
-                Ok(())
+                Ok(false)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Makes the base where there is none or an unfinished one, and grows it where that is asked for.
-    pub(crate) fn ensure_base(&self, notices: &mut Vec<Notice>) -> Result<()> {
+    /// Makes the base where there is none or an unfinished one, and grows it where that is asked for, or was and failed (`short`).
+    pub(crate) fn ensure_base(&self, short: bool, notices: &mut Vec<Notice>) -> Result<()> {
         let base = LayerId::base();
         let reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
         match self.store.record_even_deleted(&base) {
             Some(record) if record.initialized && !record.deleted => {
-                let grown = self.grow_base(&record, &reserved);
+                let grown = self.grow_base(&record, short, &reserved);
                 match grown {
                     // What was asked for cannot be had; otherwise the layers that are there come first.
                     Err(error) if error.kind() != crate::Kind::Invalid => {
@@ -209,9 +211,10 @@ impl Driver {
         &self,
         record: &Record,
         proven: bool,
+        known: &Known,
         reserved: &Reservation,
         notices: &mut Vec<Notice>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut set = self.store.device_set();
         if let (Some(wanted), Some(has)) = (self.options.filesystem, kind_named(&set.base_filesystem))
             && wanted != has
@@ -220,17 +223,27 @@ impl Driver {
                 .push(Notice::warning(format!("dm.fs={wanted} is ignored: the base of this root is {has}")));
         }
         if proven && !set.base_uuid.is_empty() && !set.base_filesystem.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let base = LayerId::base();
-        let device = self.activate(&base, record, reserved)?;
+        let device = self.activate(&base, record, reserved).map_err(|error| match &error {
+            // The kernel's answer to a table that names a thin id that the pool does not have.
+            Error::Thin(thin)
+                if thin.device_mapper().and_then(|error| error.errno())
+                    == Some(nix::errno::Errno::ENODATA) =>
+            {
+                self.other_pool("it has no base device")
+            }
+            _ => error,
+        })?;
         let detected = self.detect(&device, reserved);
+        let detected = detected.and_then(|found| Ok((found, self.stops_short(record, &device, reserved)?)));
         // The call goes on and keeps the device.
         if let Err(error @ Error::Deadline { .. }) = detected {
             return Err(error);
         }
         let closed = self.drop_device(&base);
-        let detected = match detected {
+        let (detected, short) = match detected {
             Ok(detected) => detected,
             Err(error) => return Err(error.and_undo(closed)),
         };
@@ -243,11 +256,12 @@ impl Driver {
             }
             Detected::Nothing => return Err(self.other_pool("its base device holds no file system")),
         };
-        if !set.base_uuid.is_empty() && set.base_uuid != uuid {
-            return Err(self.other_pool(&format!(
-                "its base device has UUID {uuid}, and this root's has {}",
-                set.base_uuid
-            )));
+        let remembered = known.remembered.as_ref().map_or("", |identity| identity.base_uuid.as_str());
+        let wanted = if set.base_uuid.is_empty() { remembered } else { set.base_uuid.as_str() };
+        if !wanted.is_empty() && wanted != uuid {
+            return Err(
+                self.other_pool(&format!("its base device has UUID {uuid}, and this root's has {wanted}"))
+            );
         }
         if set.base_uuid != uuid || set.base_filesystem.is_empty() {
             set.base_uuid = uuid;
@@ -256,7 +270,7 @@ impl Driver {
             }
             self.store.save_device_set(&set)?;
         }
-        Ok(())
+        Ok(short)
     }
 
     fn other_pool(&self, why: &str) -> Error {
@@ -270,9 +284,9 @@ impl Driver {
     }
 
     /// Grows the base where `dm.basesize` asks for it. Layers that exist keep their size.
-    fn grow_base(&self, record: &Record, reserved: &Reservation) -> Result<()> {
+    fn grow_base(&self, record: &Record, short: bool, reserved: &Reservation) -> Result<()> {
         let base = LayerId::base();
-        let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
+        let pending = short || record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
         let wanted = self.options.base_size.unwrap_or(Bytes(record.size_bytes));
         if wanted < Bytes(record.size_bytes) {
             return Err(Error::option(

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use thinlayer_dm::{Bytes, Flush, Slot};
 use thinlayer_store::{LayerId, Record, Recovery, Store};
-use thinlayer_thin::{BackingDevice, Health, Pool, ThinTable};
+use thinlayer_thin::{BackingDevice, Health, Pool, ThinTable, Trouble};
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,12 @@ pub(crate) fn check(machine: &Machine, store: &Store, pool: &Pool, options: &Opt
     report.records = records.len();
 
     let state = pool.status(Flush::No)?;
-    if let Health::Trouble(trouble) = state.health() {
+    let as_asked = |trouble: &Trouble| {
+        *trouble == Trouble::ReadOnly && pool.table().is_ok_and(|table| table.features.read_only)
+    };
+    if let Health::Trouble(trouble) = state.health()
+        && !as_asked(&trouble)
+    {
         report.found("pool-trouble", pool.name(), trouble.to_string());
     }
     let pool_id = state.running().map_or(0, |status| status.transaction_id.0);

@@ -6,7 +6,7 @@
 //! - [`Driver`] is an open root: create, get, put, remove, resize, status, check, stop.
 //! - [`Ownership`] is the lock that its user takes first: one process at a time changes a root.
 //! - [`Options`] are Docker's `dm.*` options, parsed or set as values, whose types are this crate's too ([`Filesystem`], [`BlockSize`], [`DmName`], [`Bytes`]).
-//! - [`View`] looks at a root without owning it, and writes nothing.
+//! - [`View`] looks at a root without owning it, and writes nothing; [`ReadOnly`] also brings its pool up for that, and mounts.
 //! - [`Machine`] is what the driver works on: [`Machine::system`] is the real one, a simulation can stand in its place, behind the traits
 //!   [`DeviceMapper`], [`Filesystems`], [`Backing`], [`Disk`] and [`Clock`].
 //!
@@ -74,6 +74,7 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod adoption;
 mod base;
 mod check;
 mod create;
@@ -81,6 +82,7 @@ mod deadline;
 mod direct_lvm;
 mod driver;
 mod error;
+mod identity;
 mod layer;
 mod looking;
 mod machine;
@@ -90,6 +92,7 @@ mod options;
 mod owner;
 mod pool;
 mod progress;
+mod read_only;
 mod recover;
 mod remove;
 mod reserve;
@@ -104,15 +107,17 @@ mod uses;
 mod view;
 mod worker;
 
+pub use adoption::Adoption;
 pub use check::{CheckFinding, CheckReport};
 pub use deadline::Deadlines;
 pub use driver::{Driver, Notice, Severity};
 pub use error::{Error, Kind, Result};
 pub use layer::{CreateRequest, LayerInfo, Metadata, Parent, PutBack, Removed};
-pub use machine::{Clock, Machine, Root};
+pub use machine::{Clock, Family, Machine, Root};
 pub use options::{DEFAULT_BASE_SIZE, DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options};
-pub use owner::{Holder, Ownership};
+pub use owner::{Holder, Ownership, Sharing};
 pub use progress::{Event, Progress, Silent};
+pub use read_only::ReadOnly;
 pub use size::{MAX_LAYER_SIZE, human_size, parse_size};
 pub use status::Status;
 pub use system::SystemClock;

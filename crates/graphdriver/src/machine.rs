@@ -28,6 +28,27 @@ pub trait Clock: fmt::Debug + Send + Sync {
     fn run_within(&self, deadline: Duration, job: Box<dyn FnOnce() + Send>) -> bool;
 }
 
+/// Whose names a root's devices have, so that its maker finds a pool that was left active.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// `docker-MAJ:MIN-INO`: Docker's roots and our own.
+    #[default]
+    Docker,
+    /// `container-MAJ:MIN-INO`: roots of containers/storage, which Podman and Buildah use.
+    Containers,
+}
+
+impl Family {
+    /// What names of devices begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Containers => "container",
+        }
+    }
+}
+
 /// The graph directory and where its run-time state lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -39,6 +60,8 @@ pub struct Root {
     pub inode: u64,
     /// Whose it is: with Docker's user namespaces the user that a container's root is on the host. Mount points and new trees are given to it.
     pub owner: Owner,
+    /// Whose names its devices have.
+    pub family: Family,
     /// A folder that is gone after a reboot (`/run/thinlayer/...`): use counts, temporary mount points.
     pub runtime: PathBuf,
 }

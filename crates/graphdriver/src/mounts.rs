@@ -7,7 +7,8 @@ use crate::error::{Error, Result};
 use crate::layer::PutBack;
 use crate::names::TREE;
 use crate::reserve::Reservation;
-use std::path::PathBuf;
+use crate::resize::stops_short;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thinlayer_dm::{DeviceNumber, Removal};
 use thinlayer_filesystem::{Detected, Filesystems, Kind, MountRequest, Mounted, Unmount, Unmounted};
@@ -131,6 +132,8 @@ impl Driver {
         reserved: &Reservation,
     ) -> Result<(LayerMount, Option<thinlayer_filesystem::Result<()>>)> {
         let pending = record.extra.as_ref().is_some_and(|extra| extra.grow_pending);
+        // Docker may have failed to grow the file system, and its record cannot say.
+        let dockers = record.extra.is_none().then_some(record.size_bytes);
         let filesystems = self.machine.filesystems.clone();
         let (mount_point, tree) = (self.names.mount_point(id), self.names.tree(id));
         let (node, text) = (device.node().to_owned(), id.as_str().to_owned());
@@ -146,7 +149,11 @@ impl Driver {
                 filesystems.make_dir(&tree, FOLDER_MODE, owner)?;
             }
             filesystems.write_if_absent(&mount_point.join("id"), text.as_bytes())?;
-            let grown = pending.then(|| filesystems.grow(kind, &mount_point, &node));
+            let short = match dockers {
+                Some(size) => stops_short(&*filesystems, &node, size)?,
+                None => false,
+            };
+            let grown = (pending || short).then(|| filesystems.grow(kind, &mount_point, &node));
             Ok((mounted, grown))
         })
     }
@@ -195,19 +202,7 @@ impl Driver {
         if let Some(kind) = known {
             return Ok(kind);
         }
-        match self.detect(device, reserved)? {
-            Detected::Known { kind, .. } => Ok(kind),
-            Detected::Foreign(name) => Err(Error::Unsupported {
-                what: format!("the file system {name} on {}", device.node().display()),
-                advice: "only ext4 and xfs are; copy its content elsewhere with other tools".into(),
-            }),
-            Detected::Nothing => Err(Error::NeedsCheck {
-                what: format!(
-                    "there is no file system on {}; `thinlayer check` compares store and pool",
-                    device.node().display()
-                ),
-            }),
-        }
+        usable_kind(self.detect(device, reserved)?, device.node())
     }
 
     /// One read of a device's first blocks. It waits as long as the pool does not answer, so it has a deadline.
@@ -293,6 +288,32 @@ fn limit_xfs_retries(filesystems: &dyn Filesystems, device: DeviceNumber, asked:
             Ok(())
         }
         other => Ok(other?),
+    }
+}
+
+/// A file system that layers can have.
+fn usable_kind(detected: Detected, node: &Path) -> Result<Kind> {
+    match detected {
+        Detected::Known { kind, .. } => Ok(kind),
+        Detected::Foreign(name) => Err(Error::Unsupported {
+            what: format!("the file system {name} on {}", node.display()),
+            advice: "only ext4 and xfs are; copy its content elsewhere with other tools".into(),
+        }),
+        Detected::Nothing => Err(Error::NeedsCheck {
+            what: format!(
+                "there is no file system on {}; `thinlayer check` compares store and pool",
+                node.display()
+            ),
+        }),
+    }
+}
+
+/// What is on a layer: its record knows; where Docker wrote the record, one read tells. The read may hang where the pool does.
+pub(crate) fn detect_filesystem(filesystems: &dyn Filesystems, record: &Record, node: &Path) -> Result<Kind> {
+    let known = record.extra.as_ref().and_then(|extra| extra.filesystem.as_deref()).and_then(kind_named);
+    match known {
+        Some(kind) => Ok(kind),
+        None => usable_kind(filesystems.detect(node)?, node),
     }
 }
 

@@ -19,8 +19,8 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn of(root: &Root) -> Self {
         let device = DeviceNumber::from_stat(root.dev);
-        // "docker-" 7, numbers at most 10 + 1 + 10, "-", inode at most 20: 49 bytes, which leaves 77 for an id.
-        let prefix = format!("docker-{}:{}-{}", device.major, device.minor, root.inode);
+        // "container-" 10, numbers at most 4 + 1 + 7, "-", inode at most 20: 43 bytes, which leaves 83 for an id.
+        let prefix = format!("{}-{}:{}-{}", root.family.prefix(), device.major, device.minor, root.inode);
         Self { prefix, mounts: root.path.join("mnt") }
     }
 
@@ -71,11 +71,23 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::Family;
 
     fn names(dev: u64, inode: u64) -> Names {
+        of(Family::Docker, dev, inode)
+    }
+
+    fn of(family: Family, dev: u64, inode: u64) -> Names {
         let owner = thinlayer_filesystem::Owner::default();
         let runtime = "/run/thinlayer/x".into();
-        Names::of(&Root { path: "/var/lib/thinlayer".into(), dev, inode, owner, runtime })
+        Names::of(&Root { path: "/var/lib/thinlayer".into(), dev, inode, owner, family, runtime })
+    }
+
+    #[test]
+    fn podmans_roots_keep_podmans_names() {
+        let names = of(Family::Containers, (253 << 8) | 1, 17_538_953);
+        assert_eq!(names.pool().unwrap().as_str(), "container-253:1-17538953-pool");
+        assert_eq!(names.layer_of("docker-253:1-17538953-web"), None);
     }
 
     #[test]

@@ -13,6 +13,10 @@ const FOLDER: &str = "thinlayer";
 const LOCK: &str = "thinlayer/lock";
 /// More than any holder's text.
 const TEXT: usize = 16 << 10;
+/// Whose turn it is to bring the pool up read-only, in the root's run-time folder.
+const TURN: &str = "read-only.lock";
+/// The lock of containers/storage, beside the driver's folder. Whoever uses the driver there holds it.
+pub(crate) const STORAGE_LOCK: &str = "storage.lock";
 /// How often a lock that is held is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 /// Less than this nobody waits.
@@ -49,6 +53,7 @@ impl std::fmt::Display for Holder {
 pub struct Ownership {
     _lock: File,
     _docker: Option<File>,
+    _storage: Option<File>,
 }
 
 impl Ownership {
@@ -85,11 +90,12 @@ impl Ownership {
             }
         }
         let docker = refuse_running_docker(root)?;
+        let storage = lock_storage(root, wait.saturating_sub(start.elapsed()))?;
         // A full disk must not keep the root from being opened: who holds it can be found by its socket, too.
         if let Err(error) = say_who(&mut file, holder) {
             tracing::warn!(path = %path.display(), %error, "cannot say in the lock file who holds the root");
         }
-        Ok(Self { _lock: file, _docker: docker })
+        Ok(Self { _lock: file, _docker: docker, _storage: storage })
     }
 
     /// Who holds a root now, if anybody does and has said so.
@@ -115,6 +121,55 @@ fn say_who(file: &mut File, holder: &Holder) -> std::io::Result<()> {
     text.resize(text.len().max(before.min(TEXT)).max(512), b' ');
     file.write_all_at(&text, 0)?;
     file.set_len(text.len() as u64)
+}
+
+/// The right to bring a root's pool up without writing, for as long as it lives. Nobody owns the root meanwhile.
+#[derive(Debug)]
+pub struct Sharing {
+    _turn: File,
+    _lock: Option<File>,
+    _docker: Option<File>,
+    _storage: Option<File>,
+}
+
+impl Ownership {
+    /// Keeps others from owning a root, waiting at most `wait` for one who does. Writes nothing in the root: the turn of such commands is a lock in
+    /// `runtime`, the root's folder under `/run`.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] that names the holder; [`Error::Root`].
+    pub fn share(root: &Path, runtime: &Path, wait: Duration) -> Result<Sharing> {
+        let start = Instant::now();
+        let wait = wait.max(SHORTEST_WAIT);
+        let waited = |result: std::result::Result<(), TryLockError>, path: &Path| match result {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) if start.elapsed() < wait => {
+                std::thread::sleep(RETRY);
+                Ok(false)
+            }
+            Err(TryLockError::WouldBlock) => Err(held_by(root, wait)),
+            Err(TryLockError::Error(e)) => Err(root_error(path, &e)),
+        };
+        let path = runtime.join(TURN);
+        let turn = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|e| root_error(&path, &e))?;
+        while !waited(turn.try_lock(), &path)? {}
+        // Where nobody has ever owned the root there is none; a loop device on its files is seen in any case.
+        let path = root.join(LOCK);
+        let lock = File::open(&path).ok();
+        if let Some(lock) = &lock {
+            while !waited(lock.try_lock_shared(), &path)? {}
+        }
+        let docker = refuse_running_docker(root)?;
+        let storage = lock_storage(root, wait.saturating_sub(start.elapsed()))?;
+        Ok(Sharing { _turn: turn, _lock: lock, _docker: docker, _storage: storage })
+    }
 }
 
 fn held_by(root: &Path, wait: Duration) -> Error {
@@ -173,6 +228,49 @@ fn refuse_foreign_folder(root: &Path) -> Result<()> {
                 name.to_string_lossy()
             ),
         }),
+    }
+}
+
+/// Podman and Buildah take this lock around everything that they do with the driver, by `fcntl`. Nothing is written to the file.
+fn lock_storage(root: &Path, wait: Duration) -> Result<Option<File>> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, fcntl};
+    let Some(path) = root.parent().map(|parent| parent.join(STORAGE_LOCK)) else { return Ok(None) };
+    // A lock for writing needs a file that may be written; on a read-only file system there is nobody to keep out.
+    let Ok(file) = File::options().read(true).write(true).open(&path) else { return Ok(None) };
+    let whole = whole_file();
+    let start = Instant::now();
+    loop {
+        // Belongs to the open file, not to the process, and is in the way of locks that belong to processes.
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole)) {
+            Ok(_) => return Ok(Some(file)),
+            Err(Errno::EAGAIN | Errno::EACCES) if start.elapsed() < wait.max(SHORTEST_WAIT) => {
+                std::thread::sleep(RETRY);
+            }
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                return Err(Error::Busy {
+                    what: format!("root {}", root.display()),
+                    why: format!(
+                        "Podman, Buildah or another user of containers/storage holds {}; wait for it to end, or raise --wait",
+                        path.display()
+                    ),
+                });
+            }
+            Err(errno) => return Err(root_error(&path, &errno.into())),
+        }
+    }
+}
+
+/// A lock for writing on all of a file.
+#[expect(clippy::cast_possible_truncation, reason = "constants far below the type's limit")]
+fn whole_file() -> nix::libc::flock {
+    use nix::libc;
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
     }
 }
 
@@ -291,6 +389,43 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         std::fs::create_dir(empty.path().join("lost+found")).unwrap();
         Ownership::acquire(empty.path(), &holder("create"), Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_root_that_podman_uses_is_refused() {
+        use nix::fcntl::{FcntlArg, fcntl};
+        let storage = tempfile::tempdir().unwrap();
+        let lock = File::create(storage.path().join(STORAGE_LOCK)).unwrap();
+        let whole = whole_file();
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+        let root = storage.path().join("devicemapper");
+        let error = Ownership::acquire(&root, &holder("create"), Duration::ZERO).unwrap_err();
+        assert!(error.kind() == Kind::Busy && error.to_string().contains("Podman"), "{error}");
+        drop(lock);
+        let held = Ownership::acquire(&root, &holder("create"), Duration::ZERO).unwrap();
+        // And Podman waits for us.
+        let lock = File::options().write(true).open(storage.path().join(STORAGE_LOCK)).unwrap();
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).unwrap_err();
+        drop(held);
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).unwrap();
+    }
+
+    #[test]
+    fn looking_keeps_owners_out_and_writes_nothing_in_the_root() {
+        let (root, runtime) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let sharing = Ownership::share(root.path(), runtime.path(), Duration::ZERO).unwrap();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+        assert_eq!(
+            Ownership::share(root.path(), runtime.path(), Duration::ZERO).unwrap_err().kind(),
+            Kind::Busy
+        );
+        drop(sharing);
+        let owner = Ownership::acquire(root.path(), &holder("create"), Duration::ZERO).unwrap();
+        let error = Ownership::share(root.path(), runtime.path(), Duration::ZERO).unwrap_err();
+        assert!(error.to_string().contains("thinlayer create"), "{error}");
+        drop(owner);
+        let _sharing = Ownership::share(root.path(), runtime.path(), Duration::ZERO).unwrap();
+        Ownership::acquire(root.path(), &holder("create"), Duration::ZERO).unwrap_err();
     }
 
     #[test]

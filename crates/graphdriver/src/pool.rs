@@ -3,6 +3,7 @@
 use crate::active::Waiting;
 use crate::driver::Notice;
 use crate::error::{Error, Result};
+use crate::identity::Known;
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::options::{DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options};
@@ -44,6 +45,7 @@ pub(crate) fn start(
     options: &Options,
     names: &Names,
     store: &Store,
+    known: &Known,
     notices: &mut Vec<Notice>,
 ) -> Result<Started> {
     for (option, why) in options.unused() {
@@ -66,12 +68,16 @@ pub(crate) fn start(
     }
     let name = names.pool()?;
     let started = match Pool::open(machine.dm.clone(), &name) {
+        Ok(Some(pool)) if crate::read_only::is_read_only(&pool)? => {
+            crate::read_only::give_way(machine, names, &pool)?;
+            make(machine, options, &name, store, known.block_size())?
+        }
         Ok(Some(pool)) => take_over(machine, options, pool)?,
-        Ok(None) => make(machine, options, &name, store)?,
+        Ok(None) => make(machine, options, &name, store, known.block_size())?,
         // An earlier start was killed between making the device and giving it its table.
         Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => {
             Pool::remove_unfinished(&*machine.dm, &name)?;
-            make(machine, options, &name, store)?
+            make(machine, options, &name, store, known.block_size())?
         }
         Err(error) => return Err(error.into()),
     };
@@ -119,7 +125,13 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started
     Ok(Started { pool, made: false, ours: true, proven, direct_lvm: false })
 }
 
-fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store: &Store) -> Result<Started> {
+fn make(
+    machine: &Machine,
+    options: &Options,
+    name: &thinlayer_dm::DmName,
+    store: &Store,
+    block_size: Option<BlockSize>,
+) -> Result<Started> {
     let root = &machine.root.path;
     let backing = &*machine.backing;
     // Any record, readable or not, says that the root had a pool.
@@ -174,7 +186,7 @@ fn make(machine: &Machine, options: &Options, name: &thinlayer_dm::DmName, store
         }
     };
     let table = PoolTable {
-        block_size: options.block_size.unwrap_or(BlockSize::MIN),
+        block_size: options.block_size.or(block_size).unwrap_or(BlockSize::MIN),
         ..PoolTable::new(metadata.number, data.number, data.size.to_sectors())
     };
     let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;

@@ -6,12 +6,40 @@ use crate::error::{Error, Result};
 use crate::options::whole_sectors;
 use crate::reserve::Reservation;
 use crate::size::{checked_size, human_size};
+use std::path::Path;
 use thinlayer_dm::Bytes;
-use thinlayer_filesystem::{MountRequest, with_temporary_mount};
+use thinlayer_filesystem::{Filesystems, MountRequest, with_temporary_mount};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::ThinDevice;
 
+/// A file system may stop this short of its device's end: what is left is too little for one more of its groups.
+const SLACK: u64 = 17 << 20;
+
+/// Does the file system on a device of this size stop short of its end?
+pub(crate) fn stops_short(
+    filesystems: &dyn Filesystems,
+    node: &Path,
+    size: u64,
+) -> thinlayer_filesystem::Result<bool> {
+    Ok(filesystems.extent(node)?.is_some_and(|bytes| bytes.saturating_add(SLACK) < size))
+}
+
 impl Driver {
+    /// Does a file system that Docker wrote down as grown stop short of its device? Docker saves a size before it grows, and does not try again (C25).
+    pub(crate) fn stops_short(
+        &self,
+        record: &Record,
+        device: &ThinDevice,
+        reserved: &Reservation,
+    ) -> Result<bool> {
+        let filesystems = self.machine.filesystems.clone();
+        let (node, size) = (device.node().to_owned(), record.size_bytes);
+        let what = || format!("reading the superblock on device {}", device.name());
+        within(&*self.machine.clock, what, self.deadlines.mount, reserved, move || {
+            Ok(stops_short(&*filesystems, &node, size)?)
+        })
+    }
+
     /// Grows a layer and its file system, mounted or not. Equal to its size: nothing happens.
     ///
     /// # Errors
@@ -135,6 +163,10 @@ impl Driver {
     /// Writes down that the file system has its record's size.
     pub(crate) fn put_grown(&self, id: &LayerId, record: &Record) -> Result<()> {
         let mut done = record.clone();
+        // One of Docker's stays as it is.
+        if done.extra.is_none() {
+            return Ok(());
+        }
         if let Some(extra) = &mut done.extra {
             extra.grow_pending = false;
         }

@@ -5,6 +5,7 @@ use crate::base::choose_filesystem;
 use crate::check::mounted_layers;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
+use crate::identity::Known;
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::options::Options;
@@ -45,6 +46,8 @@ impl Driver {
                 advice: "set dm.use_deferred_removal=false".into(),
             });
         }
+        // Before anything is made or written.
+        let known = crate::identity::check(&machine, options, &mut notices)?;
         let names = Names::of(&machine.root);
         machine.filesystems.make_dir(&machine.root.path, PRIVATE, machine.root.owner)?;
         machine.filesystems.make_dir(
@@ -61,11 +64,15 @@ impl Driver {
         if store.lookup(&LayerId::base()).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             choose_filesystem(&machine, options, &mut Vec::new())?;
         }
-        let started = crate::pool::start(&machine, options, &names, &store, &mut notices)?;
+        let started = crate::pool::start(&machine, options, &names, &store, &known, &mut notices)?;
         let pool = started.pool.clone();
         let made = started.made;
-        match Self::finish_open(machine.clone(), options, progress, names, store, started, &mut notices) {
-            Ok(driver) => Ok((driver, notices)),
+        match Self::finish_open(machine.clone(), options, progress, store, started, &known, &mut notices) {
+            Ok(driver) => {
+                let base_uuid = driver.store.device_set().base_uuid;
+                notices.extend(crate::identity::remember(&machine, options, &pool, &known, base_uuid)?);
+                Ok((driver, notices))
+            }
             Err(error) if made => {
                 Err(error.and_undo(crate::pool::remove(&pool, &machine, machine.deadlines.removal)))
             }
@@ -77,12 +84,13 @@ impl Driver {
         machine: Machine,
         options: &Options,
         progress: Arc<dyn Progress>,
-        names: Names,
         store: Store,
         started: Started,
+        known: &Known,
         notices: &mut Vec<Notice>,
     ) -> Result<Self> {
         let Started { pool, ours, proven, direct_lvm, .. } = started;
+        let names = Names::of(&machine.root);
         let (pool_state, pool_info) = pool.status_and_info(Flush::No)?;
         let pool_id = match pool_state {
             thinlayer_thin::PoolState::Running(status) => status.transaction_id,
@@ -117,11 +125,11 @@ impl Driver {
             queue: Queue::default(),
             machine,
         };
-        driver.verify_base(proven, notices)?;
+        let short = driver.verify_base(proven, known, notices)?;
         notices.extend(driver.recover()?);
         driver.tidy_active()?;
         driver.queue.fill(driver.store.pending_deletion().into_iter().map(|(id, _)| id));
-        driver.ensure_base(notices)?;
+        driver.ensure_base(short, notices)?;
         driver.finish_growth(notices);
         Ok(driver)
     }
@@ -141,7 +149,9 @@ impl Driver {
 fn sweep_temporary_mounts(machine: &Machine) -> Result<()> {
     let filesystems = &machine.filesystems;
     for mount in filesystems.mounts()? {
-        if mount.target.starts_with(&machine.root.runtime) {
+        if mount.target.starts_with(&machine.root.runtime)
+            && !crate::read_only::is_ours(machine, &mount.target)
+        {
             // One that somebody looks at goes out of sight, and with its last user.
             filesystems.unmount(&mount.target, Unmount::Lazy)?;
             filesystems.remove_dir(&mount.target)?;

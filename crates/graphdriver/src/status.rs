@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DeviceNumber, Flush};
 use thinlayer_provision::{LoopDevice, loop_pool};
 use thinlayer_store::{LayerId, Store};
-use thinlayer_thin::{Health, Pool, PoolStatus, PoolTable};
+use thinlayer_thin::{Health, Pool, PoolStatus, PoolTable, Trouble};
 
 /// The pool's and the root's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +103,8 @@ pub(crate) fn status(
         status: state.running(),
         trouble: match health {
             Health::Good => None,
+            // It was asked for.
+            Health::Trouble(Trouble::ReadOnly) if table.features.read_only => None,
             Health::Trouble(trouble) => Some(trouble.to_string()),
         },
         base_size,

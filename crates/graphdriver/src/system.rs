@@ -3,7 +3,7 @@
 use crate::deadline::Deadlines;
 use crate::error::{Error, Result};
 use crate::looking::{LazyControl, Nothing};
-use crate::machine::{Clock, Machine, Root};
+use crate::machine::{Clock, Family, Machine, Root};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -79,8 +79,16 @@ impl Root {
         let owner = Owner { uid: meta.uid(), gid: meta.gid() };
         let number = thinlayer_dm::DeviceNumber::from_stat(dev);
         let runtime = PathBuf::from(RUNTIME).join(format!("{}-{}-{inode}", number.major, number.minor));
-        Ok(Self { path, dev, inode, owner, runtime })
+        let family = crate::identity::family_on_disk(&path)
+            .unwrap_or_else(|| if is_of_containers(&path) { Family::Containers } else { Family::Docker });
+        Ok(Self { path, dev, inode, owner, family, runtime })
     }
+}
+
+/// containers/storage keeps these beside its driver's folder; Docker has neither.
+fn is_of_containers(root: &Path) -> bool {
+    let beside = |name: &str| root.parent().is_some_and(|parent| parent.join(name).exists());
+    beside("devicemapper-layers/layers.json") || beside(crate::owner::STORAGE_LOCK)
 }
 
 impl Machine {
@@ -102,7 +110,14 @@ impl Machine {
     /// `CAP_SYS_ADMIN`.
     pub fn system(root: &Path) -> Result<Self> {
         let dm = Arc::new(thinlayer_dm::Control::open()?);
-        let root = Root::of(root)?;
+        let mut root = Root::of(root)?;
+        if root.family == Family::Docker {
+            // What was copied away from its surroundings may still be up under its old maker's names.
+            let other = Root { family: Family::Containers, ..root.clone() };
+            if dm.info((&crate::names::Names::of(&other).pool()?).into())?.is_some() {
+                root = other;
+            }
+        }
         let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root.runtime);
         made.map_err(|e| Error::Root { path: root.runtime.clone(), why: format!("it cannot be made: {e}") })?;
         let runtime = Arc::new(folder(&root.runtime)?);

@@ -94,13 +94,7 @@ impl View {
     }
 
     fn pool(&self, options: &Options) -> Result<Option<Pool>> {
-        let name = match &options.thin_pool {
-            Some(name) => name.clone(),
-            None => match crate::direct_lvm::pool_name(&self.machine, options)? {
-                Some(name) => name,
-                None => self.names.pool()?,
-            },
-        };
+        let name = crate::identity::pool_name(&self.machine, options, &self.names)?;
         match Pool::open(self.machine.dm.clone(), &name) {
             Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => Ok(None),
             other => Ok(other?),

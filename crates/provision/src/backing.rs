@@ -1,6 +1,7 @@
 //! The door of this crate: the trait [`Backing`], which [`crate::System`] implements by system calls, and its values.
 
 use crate::error::Result;
+use crate::superblock::Superblock;
 use std::any::Any;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -173,6 +174,12 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::NotFound`], or [`crate::ErrorKind::Invalid`] if it is no block device.
     fn inspect(&self, path: &Path) -> Result<BlockDevice>;
+
+    /// What the first block of a pool's metadata says, in a file or on a device, without changing anything. No file is the same as a blank one.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn superblock(&self, path: &Path) -> Result<Superblock>;
 
     /// Discards a whole device, at most `rate` bytes a second where one is given. A device that cannot discard is no error: `false`.
     ///

@@ -4,6 +4,7 @@ use crate::backing::{
     Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, FileInfo, LoopDevice, Progress,
 };
 use crate::error::{Error, Result};
+use crate::superblock::Superblock;
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -215,6 +216,10 @@ impl Backing for Fake {
             errno: Errno::ENOENT,
             advice: String::new(),
         })
+    }
+
+    fn superblock(&self, _path: &Path) -> Result<Superblock> {
+        Ok(Superblock::Blank)
     }
 
     fn discard(&self, device: &Path, _rate: Option<Bytes>, progress: Progress<'_>) -> Result<bool> {

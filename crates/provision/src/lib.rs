@@ -6,6 +6,7 @@
 //! - [`given`] looks at devices that an operator names before anything is touched.
 //! - [`lvm`] asks LVM for thin pools, by its own programs.
 //! - [`signature`] tells what is on a device from its first and last blocks; bytes in, a name out.
+//! - [`superblock`] tells what a pool's metadata says of the pool before anything stands on it.
 //!
 //! No process is started but for LVM. Loop devices are attached in one step with their true name, free themselves when nobody
 //! has them open, and bypass the page cache where the host file system can.
@@ -37,6 +38,7 @@ mod inspect;
 pub mod loop_pool;
 pub mod lvm;
 pub mod signature;
+pub mod superblock;
 mod sys;
 mod system;
 

@@ -4,6 +4,7 @@ use crate::backing::{
     Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, FileInfo, LoopDevice, Progress,
 };
 use crate::error::Result;
+use crate::superblock::{self, Superblock};
 use crate::{discard, file, inspect};
 use std::path::{Path, PathBuf};
 use thinlayer_dm::{Bytes, DeviceNumber};
@@ -78,6 +79,10 @@ impl Backing for System {
 
     fn inspect(&self, path: &Path) -> Result<BlockDevice> {
         inspect::inspect(self, path)
+    }
+
+    fn superblock(&self, path: &Path) -> Result<Superblock> {
+        superblock::read(path)
     }
 
     fn discard(&self, device: &Path, rate: Option<Bytes>, progress: Progress<'_>) -> Result<bool> {

@@ -1,12 +1,15 @@
 //! [`Backing`] on the world.
 
+use crate::image::Content;
 use crate::loops::{loop_node, loop_number};
-use crate::state::{Held, Result as Answer, Shared, State, View};
+use crate::state::{Held, Result as Answer, Shared, State, Storage, View};
 use crate::world::HOST_DEV;
 use nix::errno::Errno;
 use std::path::Path;
 use std::sync::Arc;
 use thinlayer_dm::{Bytes, DeviceNumber, SECTOR_BYTES};
+use thinlayer_provision::signature;
+use thinlayer_provision::superblock::{PoolFacts, Superblock};
 use thinlayer_provision::{
     Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, Error, FileInfo, LoopDevice,
     Progress, Result,
@@ -160,6 +163,29 @@ impl Backing for SimBacking {
                 read_only: !st.writable(number),
                 signature: st.signature(number),
                 users: st.users(number),
+            })
+        })
+    }
+
+    fn superblock(&self, path: &Path) -> Result<Superblock> {
+        self.on("read the first block of", path, |st, _| {
+            let storage = match path.to_str().and_then(|text| st.block_device(text).ok()) {
+                Some(number) => st.storage(number),
+                None => st.files.backing(path)?.map(|(inode, _)| Storage::File(inode)),
+            };
+            let Some(storage) = storage else { return Ok(Superblock::Blank) };
+            if let Some(pool) = st.metadata.get(&storage) {
+                return Ok(Superblock::Pool(PoolFacts {
+                    transaction_id: pool.transaction_id,
+                    data_block: Bytes(pool.block_sectors * SECTOR_BYTES),
+                    data_blocks: pool.data_blocks,
+                }));
+            }
+            Ok(match st.contents.get(&storage) {
+                None | Some(Content::Blank) => Superblock::Blank,
+                Some(Content::Garbage) => Superblock::Other(signature::UNRECOGNISED),
+                Some(Content::Signature(_)) => Superblock::Damaged,
+                Some(Content::Filesystem(image)) => Superblock::Other(image.kind.as_str()),
             })
         })
     }

@@ -113,6 +113,18 @@ impl Filesystems for SimFilesystems {
         })
     }
 
+    fn extent(&self, device: &Path) -> Result<Option<u64>> {
+        self.on("read", device, "", |st, _| {
+            let number = st.block_device(device.to_str().ok_or(Errno::EINVAL)?)?;
+            st.must_not_be_suspended(number, "a read")?;
+            let Some(place) = st.place(number) else { return Ok(None) };
+            Ok(match st.content(place) {
+                Content::Filesystem(image) => Some(image.size),
+                _ => None,
+            })
+        })
+    }
+
     fn usable(&self, kind: Kind) -> Result<()> {
         self.on("use", Path::new(kind.as_str()), "", |_, _| Ok(()))
     }

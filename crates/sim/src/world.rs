@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thinlayer_dm::{Bytes, DeviceNumber, DmName};
-use thinlayer_graphdriver::{Deadlines, Machine, Root};
+use thinlayer_graphdriver::{Deadlines, Family, Machine, Root};
 
 /// `st_dev` of the host's file system: 8:1.
 pub(crate) const HOST_DEV: u64 = 0x801;
@@ -97,7 +97,14 @@ impl World {
             runtime: disk("runtime", &runtime),
             clock: Arc::new(SimClock(view.clone())),
             deadlines: Deadlines::default(),
-            root: Root { path: root.to_owned(), dev: HOST_DEV, inode, owner: Default::default(), runtime },
+            root: Root {
+                path: root.to_owned(),
+                dev: HOST_DEV,
+                inode,
+                owner: Default::default(),
+                family: Family::Docker,
+                runtime,
+            },
         }
     }
 

@@ -169,3 +169,19 @@ fn the_status_asks_the_kernel_once() {
         assert!(after.transaction_id > before.transaction_id);
     }
 }
+
+#[test]
+fn creates_stop_before_the_pool_is_full() {
+    let world = World::new(1);
+    let options = Options::parse(&["dm.fs=ext4", "dm.basesize=1G"]).unwrap();
+    let (driver, _) = Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
+    let pool = DmName::new(driver.status().unwrap().pool_name).unwrap();
+    world.set_free_metadata(&pool, 2).unwrap();
+    let error = driver.create(&id("a"), &CreateRequest::empty()).unwrap_err();
+    assert_eq!(error.kind(), Kind::NoSpace);
+    let said = error.to_string();
+    for part in ["2 free metadata blocks", "10%", "dm.min_free_space", "remove layers"] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+    assert!(!driver.exists(&id("a")));
+}

@@ -15,6 +15,11 @@ pub struct DeviceSet {
 }
 
 impl DeviceSet {
+    /// What such a file says; `None` if it is malformed.
+    pub fn read(content: &[u8]) -> Option<Self> {
+        Self::parse(content).ok()
+    }
+
     /// Reads the file by Go's rules.
     pub(crate) fn parse(content: &[u8]) -> Result<Self, Malformed> {
         let mut set = Self::default();

@@ -56,7 +56,7 @@ fn every_promised_command_is_there_and_no_other() {
         names,
         [
             "create", "mount", "umount", "rm", "resize", "ls", "tree", "inspect", "exists", "status",
-            "check", "serve", "stop"
+            "check", "adopt", "serve", "stop"
         ]
     );
     for absent in [
@@ -65,7 +65,6 @@ fn every_promised_command_is_there_and_no_other() {
         "apply a",
         "import f",
         "export n",
-        "adopt",
         "pool grow",
         "check --repair",
         "serve --docker /x",
@@ -99,6 +98,7 @@ fn commands_know_their_arguments() {
         "exists c",
         "status",
         "check",
+        "adopt --from /d --yes",
         "serve",
         "stop",
     ] {

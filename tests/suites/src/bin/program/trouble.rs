@@ -129,7 +129,7 @@ pub(crate) fn read_only_root() -> Result<()> {
     // What writes nothing anyway is allowed; what would is refused before it begins.
     view.run(&["--read-only", "ls"])?;
     view.refused(&["--read-only", "create", "b"], 2)?;
-    view.refused(&["--read-only", "status"], 8)?;
+    view.run(&["--read-only", "status"])?;
     drop(view);
     drop(mounted);
 

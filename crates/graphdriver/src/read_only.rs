@@ -15,7 +15,7 @@ use crate::mounts::detect_filesystem;
 use crate::names::{Names, TREE};
 use crate::options::Options;
 use crate::reserve::{Reservation, Reservations};
-use crate::status::{Status, status};
+use crate::status::{Layout, Status, status};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use thinlayer_dm::{Access, Bytes, DeviceNumber, DmName, Removal};
@@ -100,7 +100,8 @@ impl ReadOnly {
     /// # Errors
     /// If the pool cannot be asked.
     pub fn status(&self) -> Result<Status> {
-        status(&self.machine, &self.store, &self.pool, &self.options)
+        let layout = Layout::of(&self.machine, &self.pool)?;
+        status(&self.machine, &self.store, &self.pool, &layout, &self.options)
     }
 
     /// Compares store, pool, devices and mounts.

@@ -104,7 +104,7 @@ pub(crate) fn status(
         trouble: match health {
             Health::Good => None,
             // It was asked for.
-            Health::Trouble(Trouble::ReadOnly) if table.features.read_only => None,
+            Health::Trouble(Trouble::ReadOnly) if layout.table.features.read_only => None,
             Health::Trouble(trouble) => Some(trouble.to_string()),
         },
         base_size,

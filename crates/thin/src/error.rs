@@ -202,6 +202,9 @@ pub enum Error {
         #[source]
         source: Box<thinlayer_dm::Error>,
     },
+    /// The pool's metadata cannot be read.
+    #[error(transparent)]
+    Metadata(#[from] crate::metadata::Error),
     /// The pool's state does not allow it.
     #[error("cannot {op} pool {pool}: {trouble}")]
     PoolTrouble {
@@ -377,6 +380,12 @@ impl Error {
             },
             Self::LeftSuspended { .. } => Kind::Suspended,
             Self::NotUndone { first, .. } => first.kind(),
+            Self::Metadata(error) => match error.kind() {
+                crate::metadata::Kind::Damaged => Kind::NeedsCheck,
+                crate::metadata::Kind::NoPool => Kind::Invalid,
+                crate::metadata::Kind::NotFound => Kind::NotFound,
+                crate::metadata::Kind::Io => Kind::Other,
+            },
         }
     }
 

@@ -7,8 +7,10 @@
 //! - [`ThinDevice`] is a thin id that is active as a block device.
 //! - [`PoolTable`], [`ThinTable`], [`PoolStatus`], [`ThinStatus`] and [`Message`] are the kernel's texts as values, which print and parse.
 //! - [`Watcher`] reports what happens to a pool.
+//! - [`metadata`] reads what the pool's metadata device holds: its devices, their blocks, and whether all that agrees.
 //!
-//! All kernel work goes through [`thinlayer_dm::DeviceMapper`]; this crate itself opens and writes no file. Nothing is undone when a value
+//! All kernel work goes through [`thinlayer_dm::DeviceMapper`]; this crate itself writes no file, and opens none but
+//! metadata devices for reading. Nothing is undone when a value
 //! of this crate is dropped: pools and devices outlive the program that made them.
 //!
 //! ```no_run
@@ -41,6 +43,7 @@ mod compatibility;
 mod device;
 mod error;
 mod message;
+pub mod metadata;
 mod pool;
 mod quantity;
 #[cfg(test)]

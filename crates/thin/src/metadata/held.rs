@@ -108,7 +108,7 @@ impl HeldMetadata {
             return Ok(());
         }
         match self.pool.message(&Message::ReleaseMetadataSnap) {
-            Ok(()) | Err(Error::NoMetadataSnap { .. }) => Ok(()),
+            Ok(_) | Err(Error::NoMetadataSnap { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -447,9 +447,25 @@ fn signals_end_a_serve_that_waits() {
     }
 }
 
+/// The next client; one that does not come is a failure.
+fn next_client(listener: &UnixListener) -> UnixStream {
+    listener.set_nonblocking(true).unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                stream.set_nonblocking(false).unwrap();
+                return stream;
+            }
+            Err(error) => assert!(Instant::now() < end, "nobody asks: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// Plays an owner that answers each connection with these lines, and gives back what it was asked.
 fn play_owner(listener: &UnixListener, replies: &[Value]) -> Value {
-    let (stream, _) = listener.accept().unwrap();
+    let stream = next_client(listener);
     let mut line = String::new();
     BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
     for reply in replies {
@@ -523,7 +539,7 @@ fn remove_many(answers: &[Replies]) -> (Vec<Vec<Value>>, Output) {
         let owner = scope.spawn(|| {
             let mut asked = Vec::new();
             for answer in answers {
-                let (stream, _) = listener.accept().unwrap();
+                let stream = next_client(&listener);
                 let mut line = String::new();
                 BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
                 let ask: Value = serde_json::from_str(&line).unwrap();

@@ -3,16 +3,14 @@
 use crate::error::{Error, Result};
 use crate::file::{errno, failed};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{PipeReader, Read, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,8 +18,8 @@ use std::time::{Duration, Instant};
 
 /// Where the programs are, for a process whose PATH lacks them; also the PATH that they get.
 const FOLDERS: &str = "/usr/sbin:/sbin:/usr/bin:/bin:/usr/local/sbin:/usr/local/bin";
-/// How much of an output is kept; a report of LVM's is a few KiB.
-const KEPT: usize = 4 << 20;
+/// Who prints more than this is ended; a report of LVM's is a few KiB.
+const KEPT: u64 = 16 << 20;
 /// How long a program may take to go after it was asked to.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -175,7 +173,7 @@ fn is_program(path: &Path) -> bool {
 
 enum Ended {
     Exited(ExitStatus, String, String),
-    /// It passed its deadline; `gone`: and has ended since.
+    /// It passed its deadline, or printed without end; `gone`: and has ended since.
     Late {
         gone: bool,
     },
@@ -183,8 +181,9 @@ enum Ended {
 
 fn run(program: &Path, arguments: &[&str], system: &Path, deadline: Duration) -> std::io::Result<Ended> {
     let start = Instant::now();
-    let mut command = Command::new(program);
-    command
+    // In memory, and no pipe: if this process is killed, the program's next line must not be its last (SIGPIPE).
+    let (out, err) = (output()?, output()?);
+    let child = Command::new(program)
         .args(arguments)
         .env_clear()
         .env("PATH", OsStr::new(FOLDERS))
@@ -193,76 +192,35 @@ fn run(program: &Path, arguments: &[&str], system: &Path, deadline: Duration) ->
         .env("LVM_SYSTEM_DIR", system)
         .current_dir("/")
         .stdin(Stdio::null())
-        .process_group(0);
-    let (mut out, writer) = std::io::pipe()?;
-    command.stdout(writer);
-    let (mut err, writer) = std::io::pipe()?;
-    command.stderr(writer);
-    let child = command.spawn()?;
-    // It holds the write ends of the pipes, which would keep them from their ends.
-    drop(command);
+        .stdout(out.try_clone()?)
+        .stderr(err.try_clone()?)
+        .process_group(0)
+        .spawn()?;
     let mut child = Running(Some(child));
-    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-    for reader in [&out, &err] {
-        fcntl(reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    let (mut out_open, mut err_open) = (true, true);
+    let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
-            // A daemon that it started (dmeventd) may hold the pipes open: no waiting for their ends.
-            drain(&mut out, &mut stdout)?;
-            drain(&mut err, &mut stderr)?;
-            return Ok(Ended::Exited(status, text(&stdout), text(&stderr)));
+            return Ok(Ended::Exited(status, text(&out)?, text(&err)?));
         }
         let spent = start.elapsed();
-        if spent >= deadline {
+        if spent >= deadline || out.metadata()?.len() + err.metadata()?.len() > KEPT {
             return Ok(Ended::Late { gone: child.end() });
         }
-        let pause = (deadline - spent).min(Duration::from_millis(50));
-        if !out_open && !err_open {
-            std::thread::sleep(pause.min(Duration::from_millis(2)));
-            continue;
-        }
-        wait_for_output(&[(&out, out_open), (&err, err_open)], pause)?;
-        out_open = out_open && drain(&mut out, &mut stdout)?;
-        err_open = err_open && drain(&mut err, &mut stderr)?;
+        std::thread::sleep(pause.min(deadline - spent));
+        pause = (pause * 2).min(Duration::from_millis(20));
     }
 }
 
-fn wait_for_output(readers: &[(&PipeReader, bool)], pause: Duration) -> std::io::Result<()> {
-    let milliseconds = u16::try_from(pause.as_millis()).unwrap_or(50).max(1);
-    let mut wanted: Vec<PollFd<'_>> = readers
-        .iter()
-        .filter(|(_, open)| *open)
-        .map(|(reader, _)| PollFd::new(reader.as_fd(), PollFlags::POLLIN))
-        .collect();
-    match poll(&mut wanted, PollTimeout::from(milliseconds)) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
+fn output() -> std::io::Result<File> {
+    Ok(memfd_create("thinlayer-lvm", MFdFlags::MFD_CLOEXEC)?.into())
 }
 
-/// Takes what there is; `false` at the end of the output. What is more than enough is thrown away.
-fn drain(reader: &mut PipeReader, into: &mut Vec<u8>) -> std::io::Result<bool> {
-    let mut buffer = [0; 16 << 10];
-    // A program that never stops printing must not hold us past the deadline.
-    for _ in 0..64 {
-        match reader.read(&mut buffer) {
-            Ok(0) => return Ok(false),
-            Ok(length) => {
-                let room = KEPT.saturating_sub(into.len()).min(length);
-                into.extend_from_slice(&buffer[..room]);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// All that was printed; the file's position belongs to who prints.
+fn text(output: &File) -> std::io::Result<String> {
+    let length = usize::try_from(output.metadata()?.len()).unwrap_or(0);
+    let mut bytes = vec![0; length];
+    output.read_exact_at(&mut bytes, 0)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A started program. Dropped early, it goes on, and somebody collects it.
@@ -358,9 +316,25 @@ mod tests {
     }
 
     #[test]
-    fn endless_output_ends_at_the_deadline() {
-        let error = sh("exec yes", Duration::from_millis(300)).unwrap_err();
+    fn endless_output_is_ended() {
+        let error = sh("exec yes", LONG).unwrap_err();
         assert!(matches!(error, Error::Late { gone: true, .. }), "{error}");
+    }
+
+    /// What a killed caller leaves goes on, and its next line is not its last.
+    #[test]
+    fn nobody_listens_and_it_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let script = format!("sleep 0.3; echo one; echo two >&2; echo three; touch {}", done.display());
+        let out = output().unwrap();
+        let child = Command::new("/bin/sh").args(["-c", &script]).stdout(out).spawn().unwrap();
+        drop(Running(Some(child)));
+        let deadline = Instant::now() + LONG;
+        while !done.exists() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]

@@ -178,6 +178,10 @@ pub(crate) enum Command {
     )]
     Serve(With<Nothing>),
 
+    /// Work on the pool itself
+    #[command(subcommand, after_help = "Examples:\n  thinlayer pool grow --data +20G")]
+    Pool(Pool),
+
     /// Unmount all layers and remove the pool from the kernel (nothing is deleted)
     #[command(
         long_about = "Unmount all layers, remove their devices, and remove a pool that thinlayer made from the kernel. Nothing is deleted: \
@@ -204,6 +208,7 @@ impl Command {
             Self::Check(_) => "check",
             Self::Adopt(_) => "adopt",
             Self::Serve(_) => "serve",
+            Self::Pool(Pool::Grow(_)) => "pool grow",
             Self::Stop(_) => "stop",
         }
     }
@@ -214,6 +219,7 @@ impl Command {
             Self::Mount(with) | Self::Inspect(with) | Self::Exists(with) => &with.global,
             Self::Umount(with) => &with.global,
             Self::Rm(with) => &with.global,
+            Self::Pool(Pool::Grow(with)) => &with.global,
             Self::Resize(with) => &with.global,
             Self::Adopt(with) => &with.global,
             Self::Ls(with)
@@ -282,6 +288,31 @@ pub(crate) struct Adopt {
     /// Open it
     #[arg(long)]
     pub(crate) yes: bool,
+}
+
+/// The commands on the pool.
+#[derive(Clone, Debug, Subcommand)]
+#[command(disable_help_subcommand = true)]
+pub(crate) enum Pool {
+    /// Give the pool more room
+    #[command(
+        long_about = "Give the pool more room, while layers are in use. SIZE is the new size in all, or with a plus sign so much more. Pools \
+                      never shrink.\n\nWithout a size, the pool takes in what the devices below it have become: enlarge a device of \
+                      dm.datadev or dm.metadatadev first, then run this.",
+        after_help = "Examples:\n  thinlayer pool grow --data 200G\n  thinlayer pool grow --data +20G --metadata +64M\n  thinlayer pool grow"
+    )]
+    Grow(With<Grow>),
+}
+
+/// `pool grow`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Grow {
+    /// The size of the data: 200G in all, or +20G more
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) data: Option<String>,
+    /// The size of the metadata: 4G in all, or +1G more
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) metadata: Option<String>,
 }
 
 /// Commands without arguments of their own.

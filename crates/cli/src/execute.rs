@@ -2,8 +2,12 @@
 
 use crate::facts::{LayerFacts, PathText};
 use crate::failure::{Failure, FailureKind};
-use crate::request::{Answer, GivenBack, LayerFailure, RemovedLayer, Request, ended_early, known_id, new_id};
-use thinlayer_graphdriver::{Bytes, CreateRequest, Driver, Error, PutBack, Removed, Unmount};
+use crate::request::{
+    Answer, Change, GivenBack, LayerFailure, PoolSize, RemovedLayer, Request, ended_early, known_id, new_id,
+};
+use thinlayer_graphdriver::{
+    Bytes, CreateRequest, Driver, Error, GrowRequest, PutBack, Removed, SizeChange, Unmount,
+};
 
 /// Carries out a request. `ended` tells between two layers whether a signal came: then the rest is left undone, and said.
 pub(crate) fn execute(
@@ -49,10 +53,26 @@ pub(crate) fn execute(
         }
         Request::Status => Ok(Answer::Status { status: driver.status()?.into() }),
         Request::Check => Ok(Answer::Checked { report: driver.check()?.into() }),
+        Request::PoolGrow { data, metadata } => {
+            let grown = driver.grow_pool(&GrowRequest::new(data.map(asked), metadata.map(asked)))?;
+            let change = |change: SizeChange| Change { from: change.from.0, to: change.to.0 };
+            Ok(Answer::Grown {
+                data: change(grown.data),
+                metadata: change(grown.metadata),
+                notices: grown.notices.into_iter().map(|notice| notice.text).collect(),
+            })
+        }
         Request::Stop => {
             let notices = driver.stop()?.into_iter().map(|notice| notice.text).collect();
             Ok(Answer::Stopped { was_active: true, notices })
         }
+    }
+}
+
+fn asked(size: PoolSize) -> thinlayer_graphdriver::PoolSize {
+    match size {
+        PoolSize::To(bytes) => thinlayer_graphdriver::PoolSize::To(Bytes(bytes)),
+        PoolSize::By(bytes) => thinlayer_graphdriver::PoolSize::By(Bytes(bytes)),
     }
 }
 

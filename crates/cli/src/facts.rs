@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use thinlayer_graphdriver::{CheckReport, LayerInfo, Parent, Status};
+use thinlayer_graphdriver::{CheckReport, Growable, LayerInfo, Parent, Status};
 
 /// A path: text, or an array of bytes where it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,6 +120,38 @@ pub(crate) struct Room {
     pub(crate) available: u64,
 }
 
+/// Can one of the pool's devices become larger by itself?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GrowableFacts {
+    /// It can, this moment.
+    pub(crate) possible: bool,
+    /// Why not.
+    pub(crate) why_not: Option<String>,
+}
+
+impl From<Growable> for GrowableFacts {
+    fn from(growable: Growable) -> Self {
+        Self { possible: growable.possible, why_not: growable.why_not.map(|text| one_line(&text)) }
+    }
+}
+
+/// How the pool grows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GrowthFacts {
+    /// It grows by itself at all.
+    pub(crate) automatic: bool,
+    /// From so many percent in use on.
+    pub(crate) threshold: u8,
+    /// By so many percent of its size.
+    pub(crate) percent: u8,
+    /// Its data.
+    pub(crate) data: GrowableFacts,
+    /// Its metadata.
+    pub(crate) metadata: GrowableFacts,
+    /// Bytes kept beside the metadata for removals.
+    pub(crate) metadata_reserve: u64,
+}
+
 /// The pool's state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatusFacts {
@@ -137,6 +169,10 @@ pub(crate) struct StatusFacts {
     pub(crate) transaction_id: u64,
     /// What is wrong with the pool and what to do.
     pub(crate) trouble: Option<String>,
+    /// The same in one word.
+    pub(crate) condition: String,
+    /// How the pool grows.
+    pub(crate) growth: GrowthFacts,
     /// Layers, without the base.
     pub(crate) layers: usize,
     /// Removed layers whose blocks are still in the pool.
@@ -165,6 +201,15 @@ impl From<Status> for StatusFacts {
             },
             transaction_id: status.transaction_id,
             trouble: status.trouble.map(|text| one_line(&text)),
+            condition: status.condition.as_str().to_owned(),
+            growth: GrowthFacts {
+                automatic: status.extend.is_on(),
+                threshold: status.extend.threshold,
+                percent: status.extend.percent,
+                data: status.data_growth.into(),
+                metadata: status.metadata_growth.into(),
+                metadata_reserve: status.metadata_reserve.0,
+            },
             layers: status.layers,
             deferred: status.deferred,
             filesystem: status.filesystem,
@@ -262,6 +307,15 @@ pub(crate) mod samples {
             metadata: Room { used: 1, total: 3, available: 2 },
             transaction_id: 4,
             trouble: None,
+            condition: "good".into(),
+            growth: GrowthFacts {
+                automatic: true,
+                threshold: 80,
+                percent: 20,
+                data: GrowableFacts { possible: true, why_not: None },
+                metadata: GrowableFacts { possible: true, why_not: None },
+                metadata_reserve: 4 << 20,
+            },
             layers: 3,
             deferred: 0,
             filesystem: "ext4".into(),

@@ -46,8 +46,26 @@ pub(crate) enum Request {
     Status,
     /// Compare store, pool and kernel.
     Check,
+    /// More room for the pool.
+    #[serde(rename = "pool grow")]
+    PoolGrow {
+        /// For data.
+        data: Option<PoolSize>,
+        /// For metadata.
+        metadata: Option<PoolSize>,
+    },
     /// Docker's clean-up.
     Stop,
+}
+
+/// A size of the pool, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PoolSize {
+    /// So large in all.
+    To(u64),
+    /// So much more.
+    By(u64),
 }
 
 impl Request {
@@ -61,6 +79,7 @@ impl Request {
             Self::Resize { .. } => "resize",
             Self::Status => "status",
             Self::Check => "check",
+            Self::PoolGrow { .. } => "pool grow",
             Self::Stop => "stop",
         }
     }
@@ -89,7 +108,7 @@ impl Request {
             }
             Self::Mount { id } | Self::Umount { id, .. } | Self::Resize { id, .. } => drop(known_id(id)?),
             Self::Rm { ids } => ids.iter().try_for_each(|id| known_id(id).map(drop))?,
-            Self::Status | Self::Check | Self::Stop => {}
+            Self::Status | Self::Check | Self::PoolGrow { .. } | Self::Stop => {}
         }
         Ok(())
     }
@@ -120,6 +139,14 @@ pub(crate) fn size(text: &str) -> Result<u64, Failure> {
         )));
     }
     Ok(bytes.0)
+}
+
+/// A size of the pool on the command line: in all, or after a plus sign so much more.
+pub(crate) fn pool_size(text: &str) -> Result<PoolSize, Failure> {
+    match text.strip_prefix('+') {
+        Some(more) => size(more).map(PoolSize::By),
+        None => size(text).map(PoolSize::To),
+    }
 }
 
 /// What a piece of work came to.
@@ -171,6 +198,15 @@ pub(crate) enum Answer {
         /// The report.
         report: CheckFacts,
     },
+    /// The pool has more room.
+    Grown {
+        /// Its data.
+        data: Change,
+        /// Its metadata.
+        metadata: Change,
+        /// What should be known about it.
+        notices: Vec<String>,
+    },
     /// The root is at rest.
     Stopped {
         /// The pool was active before.
@@ -178,6 +214,15 @@ pub(crate) enum Answer {
         /// What could not be undone.
         notices: Vec<String>,
     },
+}
+
+/// A size before and after, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    /// Before.
+    pub(crate) from: u64,
+    /// After.
+    pub(crate) to: u64,
 }
 
 /// What became of a mount.
@@ -254,6 +299,11 @@ mod tests {
             assert_eq!(size(text).unwrap_err().kind.code(), 2, "{text}");
         }
         assert_eq!(size("1.5K").unwrap(), 1536);
+        assert_eq!(pool_size("+1.5K").unwrap(), PoolSize::By(1536));
+        assert_eq!(pool_size("2G").unwrap(), PoolSize::To(2 << 30));
+        for text in ["+", "++1G", "+0", "-1G", "+10Q"] {
+            assert_eq!(pool_size(text).unwrap_err().kind.code(), 2, "{text}");
+        }
         assert!(Request::Rm { ids: vec!["a".into(), "b/c".into()] }.check().is_err());
     }
 
@@ -267,6 +317,7 @@ mod tests {
             Request::Resize { id: "a".into(), size: 5 },
             Request::Status,
             Request::Check,
+            Request::PoolGrow { data: Some(PoolSize::By(5)), metadata: Some(PoolSize::To(6)) },
             Request::Stop,
         ];
         for request in all {

@@ -1,14 +1,14 @@
 //! From the command line to the exit code.
 
 use crate::adopt::adopt;
-use crate::args::{Command, Parsed, parse};
+use crate::args::{Command, Parsed, Pool, parse};
 use crate::backend::{Session, holds_nothing, nothing_here, tell};
 use crate::config::Settings;
 use crate::console;
 use crate::facts::LayerFacts;
 use crate::failure::{Failure, NO};
 use crate::render::{answer, inspect, json, ls, tree};
-use crate::request::{Answer, Request, known_id, size};
+use crate::request::{Answer, Request, known_id, pool_size, size};
 use crate::serve::serve;
 use crate::signals::Signals;
 use serde_json::json;
@@ -74,6 +74,10 @@ fn dispatch(command: Command, settings: Settings) -> Result<u8, Failure> {
         Command::Resize(with) => Request::Resize { id: with.own.id, size: size(&with.own.size)? },
         Command::Status(_) => Request::Status,
         Command::Check(_) => Request::Check,
+        Command::Pool(Pool::Grow(with)) => Request::PoolGrow {
+            data: with.own.data.as_deref().map(pool_size).transpose()?,
+            metadata: with.own.metadata.as_deref().map(pool_size).transpose()?,
+        },
         Command::Stop(_) => Request::Stop,
     };
     let signals =

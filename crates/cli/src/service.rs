@@ -1,4 +1,4 @@
-//! What `serve` does with requests: one driver for all of them, opened when it is needed, and its deletion worker.
+//! What `serve` does with requests: one driver for all of them, opened when it is needed, its deletion worker and the pool's watcher.
 
 use crate::backend::{log, tell};
 use crate::config::{Settings, key, overlay};
@@ -57,32 +57,45 @@ enum Phase {
 #[derive(Debug)]
 struct Opened {
     driver: Arc<Driver>,
-    worker: Worker,
+    background: Background,
 }
 
-/// The deletion worker's thread.
+/// The threads that work beside the requests: the deletion worker and the pool's watcher.
 #[derive(Debug)]
-struct Worker {
+struct Background {
     stop: Stop,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-impl Worker {
-    fn start(driver: Arc<Driver>) -> Result<Self, Failure> {
-        let stop = Stop::default();
-        let asked = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("deletion".into())
-            .spawn(move || driver.run_worker(&asked))
-            .map_err(|error| Failure::other(format!("cannot start the deletion worker: {error}")))?;
-        Ok(Self { stop, thread })
+/// What such a thread does until it is stopped.
+type Job = fn(&Driver, &Stop);
+
+impl Background {
+    fn start(driver: &Arc<Driver>) -> Result<Self, Failure> {
+        let mut background = Self { stop: Stop::default(), threads: Vec::new() };
+        for (name, job) in [("deletion", Driver::run_worker as Job), ("pool", Driver::run_watcher)] {
+            let (driver, stop) = (driver.clone(), background.stop.clone());
+            let started = std::thread::Builder::new().name(name.into()).spawn(move || job(&driver, &stop));
+            match started {
+                Ok(thread) => background.threads.push(thread),
+                Err(error) => {
+                    background.stop.stop();
+                    return Err(Failure::other(format!("cannot start the {name} thread: {error}")));
+                }
+            }
+        }
+        Ok(background)
     }
 
-    /// Asks it to end, and waits. `false`: it is still at a layer.
+    fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Asks them to end, and waits. `false`: one is still at something.
     fn end(&self, within: Duration) -> bool {
         self.stop.stop();
         let end = Instant::now() + within;
-        while !self.thread.is_finished() {
+        while !self.has_ended() {
             if Instant::now() >= end {
                 return false;
             }
@@ -117,7 +130,7 @@ impl RootService {
         self.lease(&|| None).map(drop)
     }
 
-    /// Lets nothing new begin, ends the worker, and waits for what is under way. What is still under way then, in words.
+    /// Lets nothing new begin, ends the threads, and waits for what is under way. What is still under way then, in words.
     pub(crate) fn end(&self, within: Duration, worker_within: Duration) -> Option<&'static str> {
         let begin = Instant::now();
         let mut state = self.state.lock();
@@ -127,13 +140,13 @@ impl RootService {
             let (patience, left) = match &state.phase {
                 Phase::Closed => return None,
                 Phase::Open(opened) => {
-                    opened.worker.stop.stop();
-                    if opened.worker.thread.is_finished() {
+                    opened.background.stop.stop();
+                    if opened.background.has_ended() {
                         return None;
                     }
                     (
                         worker_within,
-                        "a removed layer is still being given back; the next owner of the root goes on with it",
+                        "a removed layer is still being given back, or the pool still grows; the next owner of the root goes on with it",
                     )
                 }
                 Phase::Opening => {
@@ -202,8 +215,8 @@ impl RootService {
             }
         });
         let driver = Arc::new(driver);
-        let worker = Worker::start(driver.clone())?;
-        Ok(Opened { driver, worker })
+        let background = Background::start(&driver)?;
+        Ok(Opened { driver, background })
     }
 
     /// Docker's clean-up. The process goes on owning the root; the next command that needs the driver opens it again.
@@ -212,16 +225,17 @@ impl RootService {
         let Some(opened) = opened else {
             return Ok(Answer::Stopped { was_active: false, notices: Vec::new() });
         };
-        let result = if opened.worker.end(IDLE_WITHIN) {
+        let result = if opened.background.end(IDLE_WITHIN) {
             execute(&opened.driver, &Request::Stop, &|| None)
         } else {
-            Err(self.busy("a removed layer's blocks are being given back; try again later"))
+            Err(self
+                .busy("a removed layer's blocks are being given back, or the pool grows; try again later"))
         };
-        // A driver that could not stop goes on; its worker has ended and is started again.
+        // A driver that could not stop goes on; its threads have ended and are started again.
         let phase = match &result {
             Ok(_) => Phase::Closed,
-            Err(_) => match Worker::start(opened.driver.clone()) {
-                Ok(worker) => Phase::Open(Opened { worker, ..opened }),
+            Err(_) => match Background::start(&opened.driver) {
+                Ok(background) => Phase::Open(Opened { background, ..opened }),
                 Err(failure) => {
                     log(&failure.message, true);
                     Phase::Closed

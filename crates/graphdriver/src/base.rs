@@ -1,6 +1,5 @@
 //! The base device: an empty file system that every layer without parent is a copy of (section 2.7 of the specification).
 
-use crate::create::trouble;
 use crate::deadline::within;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
@@ -103,7 +102,9 @@ impl Driver {
     /// A pool that somebody gave and that holds data already is not ours to take.
     fn refuse_used_pool(&self) -> Result<()> {
         let state = self.pool.status(Flush::No)?;
-        let Some(status) = state.running() else { return Err(trouble(self.pool.name(), state.health())) };
+        let Some(status) = state.running() else {
+            return Err(self.site().judge(&state, None).into_error(self.pool.name()));
+        };
         // A type is written down before the first base is finished: the root was here before, and was interrupted.
         let begun = self.base_filesystem().is_some();
         if self.owns_pool || begun || (status.used_data.0 == 0 && status.transaction_id.0 == 0) {

@@ -1,15 +1,17 @@
 //! Does the store agree with the pool and the kernel? Looks, and changes nothing.
 
+use crate::condition::Condition;
 use crate::driver::Driver;
 use crate::error::Result;
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::options::Options;
+use crate::site::Site;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use thinlayer_dm::{Bytes, Flush, Slot};
 use thinlayer_store::{LayerId, Record, Recovery, Store};
-use thinlayer_thin::{BackingDevice, Health, Pool, ThinTable, Trouble};
+use thinlayer_thin::{BackingDevice, Pool, ThinTable};
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,13 +89,11 @@ pub(crate) fn check(machine: &Machine, store: &Store, pool: &Pool, options: &Opt
     report.records = records.len();
 
     let state = pool.status(Flush::No)?;
-    let as_asked = |trouble: &Trouble| {
-        *trouble == Trouble::ReadOnly && pool.table().is_ok_and(|table| table.features.read_only)
-    };
-    if let Health::Trouble(trouble) = state.health()
-        && !as_asked(&trouble)
-    {
-        report.found("pool-trouble", pool.name(), trouble.to_string());
+    let table = pool.table()?;
+    let site = Site { machine, options, pool: pool.name(), block: table.block_size, volume_blocked: None };
+    let finding = site.judge(&state, Some(&table));
+    if finding.condition != Condition::Good && !finding.condition.is_low() {
+        report.found("pool-trouble", pool.name(), finding.text);
     }
     let pool_id = state.running().map_or(0, |status| status.transaction_id.0);
     match store.compare(pool_id) {

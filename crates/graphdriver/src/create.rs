@@ -10,9 +10,8 @@ use crate::reserve::Reservation;
 use crate::size::{checked_size, human_size};
 use crate::transaction::Origin;
 use std::sync::Arc;
-use thinlayer_dm::{Bytes, DeviceMapper, DmName, Flush, Suspend, SuspendGuard};
+use thinlayer_dm::{Bytes, DeviceMapper, Suspend, SuspendGuard};
 use thinlayer_store::{Extra, LayerId, Record};
-use thinlayer_thin::{Health, PoolState, PoolStatus, Trouble};
 
 /// A layer whose writers are held back.
 type Suspended = SuspendGuard<Arc<dyn DeviceMapper>>;
@@ -42,6 +41,7 @@ impl Driver {
             });
         }
         self.names.device(id)?;
+        self.ensure_sound()?;
         let parent = request.parent.clone().unwrap_or_else(LayerId::base);
         let (reserved, parent_reserved) =
             self.reservations.reserve_pair(id, &parent, self.deadlines.layer)?;
@@ -120,49 +120,10 @@ impl Driver {
         Ok(())
     }
 
-    /// Refuses a new layer while the pool is not well, or has less free than `dm.min_free_space` (section 4.1 of the specification).
-    pub(crate) fn check_room(&self) -> Result<PoolStatus> {
-        let state = self.pool.status(Flush::No)?;
-        let pool = self.pool.name();
-        let status = match (state.health(), state) {
-            (Health::Good, PoolState::Running(status)) => status,
-            (health, _) => return Err(trouble(pool, health)),
-        };
-        let percent = u64::from(self.options.min_free_percent);
-        if percent > 0 {
-            for (what, free, total) in [
-                ("data", status.free_data().0, status.total_data.0),
-                ("metadata", status.free_metadata().0, status.total_metadata.0),
-            ] {
-                let needed = (u128::from(total) * u128::from(percent) / 100).max(1);
-                if u128::from(free) < needed {
-                    return Err(Error::NoSpace {
-                        what: format!(
-                            "pool {pool} has {free} free {what} blocks, and {needed} are kept free ({percent}% by dm.min_free_space); \
-                             remove layers, grow the pool, or lower dm.min_free_space"
-                        ),
-                    });
-                }
-            }
-        }
-        Ok(status)
-    }
-
     /// Now, in nanoseconds since 1970.
     pub(crate) fn now_ns(&self) -> u64 {
         let since = self.machine.clock.wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    }
-}
-
-/// A pool that is not well, as an error.
-pub(crate) fn trouble(pool: &DmName, health: Health) -> Error {
-    match health {
-        Health::Trouble(trouble @ (Trouble::OutOfData | Trouble::OutOfMetadata)) => {
-            Error::NoSpace { what: format!("pool {pool}: {trouble}") }
-        }
-        Health::Trouble(trouble) => Error::NeedsCheck { what: format!("pool {pool}: {trouble}") },
-        Health::Good => Error::NeedsCheck { what: format!("pool {pool} gives no figures") },
     }
 }
 

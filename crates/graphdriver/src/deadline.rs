@@ -30,6 +30,8 @@ pub struct Deadlines {
     pub discard: Duration,
     /// For each program of LVM's.
     pub lvm: Duration,
+    /// For making the pool larger, or giving it another table.
+    pub growth: Duration,
 }
 
 impl Default for Deadlines {
@@ -45,6 +47,7 @@ impl Default for Deadlines {
             filesystem: Duration::from_secs(1800),
             discard: Duration::from_secs(1800),
             lvm: Duration::from_secs(120),
+            growth: Duration::from_secs(120),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The driver itself: what it holds, and the short operations that only read.
 
 use crate::active::Active;
+use crate::condition::Finding;
 use crate::deadline::Deadlines;
 use crate::error::{Error, Result};
 use crate::layer::{LayerInfo, Metadata, Parent};
@@ -9,15 +10,17 @@ use crate::names::Names;
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::reserve::Reservations;
+use crate::site::Blocked;
 use crate::status::Layout;
 use crate::transaction::Transactions;
 use crate::uses::Uses;
 use crate::worker::Queue;
+use parking_lot::RwLock;
 use std::path::PathBuf;
 use std::sync::Arc;
 use thinlayer_dm::Bytes;
 use thinlayer_store::{LayerId, Record, Store};
-use thinlayer_thin::Pool;
+use thinlayer_thin::{BlockSize, Pool};
 
 /// Something that the person who runs the driver should know, in one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,6 +68,14 @@ pub struct Driver {
     pub(crate) owns_pool: bool,
     /// The pool is LVM's, and was set up for this root alone.
     pub(crate) direct_lvm: bool,
+    /// The pool's data block.
+    pub(crate) block: BlockSize,
+    /// What is wrong with the pool, if nothing may be changed because of it.
+    pub(crate) ailing: RwLock<Option<Finding>>,
+    /// The pool's size changes under this.
+    pub(crate) growing: Reservations,
+    /// Why LVM did not extend the pool when it was last asked to.
+    pub(crate) volume_blocked: RwLock<Option<Blocked>>,
     pub(crate) reservations: Reservations,
     pub(crate) transactions: Transactions,
     pub(crate) active: Active,

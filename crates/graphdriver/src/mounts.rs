@@ -36,6 +36,7 @@ impl Driver {
         if id.is_base() {
             return Err(Error::Invalid { what: "the base is no layer; make a layer on it".into() });
         }
+        self.ensure_sound()?;
         let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let uses = self.uses.get(id);
         if uses > 0 {
@@ -280,7 +281,11 @@ impl Driver {
 }
 
 /// On a full pool xfs would try for ever, and nobody could end the writer.
-fn limit_xfs_retries(filesystems: &dyn Filesystems, device: DeviceNumber, asked: Option<u64>) -> Result<()> {
+pub(crate) fn limit_xfs_retries(
+    filesystems: &dyn Filesystems,
+    device: DeviceNumber,
+    asked: Option<u64>,
+) -> Result<()> {
     match filesystems.set_xfs_retries((device.major, device.minor), asked.unwrap_or(0)) {
         // Nobody asked for it, and old kernels have no such knob.
         Err(error) if asked.is_none() => {

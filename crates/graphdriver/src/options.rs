@@ -1,6 +1,7 @@
 //! The driver's options: Docker's `dm.*` with its parsing, defaults and checks (section 3 of the specification).
 
 use crate::error::{Error, Result};
+use crate::growth::Extend;
 use crate::size::{checked_size, parse_size};
 use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DmName, Sectors};
@@ -215,7 +216,7 @@ impl Options {
         if self.direct_lvm == SetupConfig::default() {
             return Ok(());
         }
-        if device.is_empty() {
+        if device.is_empty() && (*thinp_percent, *thinp_meta_percent) != (0, 0) {
             return Err(Error::option(
                 &self.direct_lvm.to_string(),
                 "a device is missing to make a pool on; give dm.directlvm_device",
@@ -283,6 +284,16 @@ impl Options {
     /// Are whole devices discarded before they are deleted? Off by default on devices that an operator gave, and on with direct-lvm.
     pub fn discards(&self) -> bool {
         self.discard.unwrap_or(self.data_device.is_none() && self.thin_pool.is_none())
+    }
+
+    /// When a pool grows by itself, and by how much. As with LVM, a threshold below 50 is 50.
+    pub fn extend(&self) -> Extend {
+        let given = |value: u64| u8::try_from(value).ok().filter(|value| (1..=100).contains(value));
+        let default = Extend::default();
+        Extend {
+            threshold: given(self.direct_lvm.auto_extend_threshold).unwrap_or(default.threshold).max(50),
+            percent: given(self.direct_lvm.auto_extend_percent).unwrap_or(default.percent),
+        }
     }
 
     /// May a device that is open go at its last close? On where the kernel can, which all supported ones do.
@@ -412,8 +423,6 @@ mod tests {
             "dm.thinp_metapercent=1%%",
             "dm.thinp_autoextend_percent=101",
             "dm.thinp_autoextend_threshold=x",
-            // Without a device.
-            "dm.thinp_autoextend_threshold=80",
             "dm.no_warn_on_loop_devices=true",
             "size=10G",
             "nonsense=1",
@@ -432,6 +441,15 @@ mod tests {
             let error = Options::parse(item).unwrap_err();
             assert!(error.kind() == ErrorKind::Invalid && error.to_string().contains(part), "{error}");
         }
+        // Without a device they are about the pool that the root has.
+        let extend = |items: &[&str]| Options::parse(items).unwrap().extend();
+        assert_eq!(extend(&["dm.thinp_autoextend_threshold=80"]), Extend::default());
+        assert_eq!(
+            extend(&["dm.thinp_autoextend_threshold=70%", "dm.thinp_autoextend_percent=50"]),
+            Extend { threshold: 70, percent: 50 }
+        );
+        assert!(!extend(&["dm.thinp_autoextend_threshold=100"]).is_on());
+        assert_eq!(extend(&["dm.thinp_autoextend_threshold=10"]).threshold, 50);
         // 0 is as not given.
         Options::parse(&["dm.thinp_percent=0", "dm.thinp_autoextend_threshold=0"]).unwrap();
         for pair in [

@@ -7,12 +7,14 @@ use crate::identity::Known;
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::options::{DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options};
+use crate::site::Site;
+use crate::size::human_size;
 use std::any::Any;
 use std::path::{Path, PathBuf};
-use thinlayer_dm::{Access, Bytes, DeviceNumber};
+use thinlayer_dm::{Access, Bytes, DeviceNumber, Flush};
 use thinlayer_provision::{given, loop_pool};
 use thinlayer_store::{LayerId, Store};
-use thinlayer_thin::{BackingDevice, BlockSize, Pool, PoolTable};
+use thinlayer_thin::{BackingDevice, BlockSize, DataBlocks, GROWING, Pool, PoolTable};
 
 /// A pool that is up, and how it came to be.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ pub(crate) fn start(
             crate::read_only::give_way(machine, names, &pool)?;
             make(machine, options, &name, store, known.block_size())?
         }
-        Ok(Some(pool)) => take_over(machine, options, pool)?,
+        Ok(Some(pool)) => take_over(machine, options, pool, notices)?,
         Ok(None) => make(machine, options, &name, store, known.block_size())?,
         // An earlier start was killed between making the device and giving it its table.
         Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => {
@@ -90,7 +92,7 @@ pub(crate) fn start(
 }
 
 /// A pool that an earlier owner left active: it must stand on what this root has, and gets the sizes that are asked for now.
-fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started> {
+fn take_over(machine: &Machine, options: &Options, pool: Pool, notices: &mut Vec<Notice>) -> Result<Started> {
     let root = &machine.root.path;
     let backing = &*machine.backing;
     let table = pool.table()?;
@@ -104,6 +106,10 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started
         ));
     }
     let mut proven = true;
+    let state = pool.status(Flush::No)?;
+    let site = Site { machine, options, pool: pool.name(), block: table.block_size, volume_blocked: None };
+    // What needs a check takes nothing new, and is looked at by the caller.
+    let sound = state.running().filter(|_| !site.judge(&state, Some(&table)).condition.is_ailing());
     for (side, device, asked) in [
         (loop_pool::Side::Metadata, &table.metadata, options.loop_metadata_size),
         (loop_pool::Side::Data, &table.data, options.loop_data_size),
@@ -115,11 +121,31 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool) -> Result<Started
             continue;
         }
         loop_pool::find_active_side(backing, root, side, number)?;
-        let Some(size) = asked else { continue };
+        let Some(status) = sound else { continue };
+        // A file that is larger than the pool: an owner was killed while it grew.
+        let has = Bytes(crate::site::figures(side, status).1.saturating_mul(site.unit(side)));
+        let larger = backing
+            .file(&side.path(root))?
+            .map(|file| file.size)
+            .filter(|size| size.0 / site.unit(side) > has.0 / site.unit(side));
+        let Some(size) = asked.max(larger) else { continue };
         let growth = loop_pool::grow_side(backing, root, side, number, size)?;
-        match side {
-            loop_pool::Side::Data => pool.grow_data(growth.device.to_sectors()).map(drop)?,
-            loop_pool::Side::Metadata => pool.grow_metadata().map(drop)?,
+        let mark = |total| DataBlocks(site.watched().mark(total));
+        let change = crate::grow::take_in(&pool, side, &pool.table()?, growth.device, mark)?;
+        if larger.is_some() && asked < larger && change.from < change.to {
+            notices.push(Notice::info(format!(
+                "the growth of the pool's {side} to {} was interrupted and has been completed",
+                human_size(change.to)
+            )));
+        }
+    }
+    if sound.is_some() {
+        let mut table = pool.table()?;
+        let mark = DataBlocks(site.watched().mark(table.block_size.blocks_in(table.len).0));
+        if table.low_water != mark {
+            // Docker's mark, or that of another threshold.
+            table.low_water = mark;
+            pool.reload(&table, GROWING)?;
         }
     }
     Ok(Started { pool, made: false, ours: true, proven, direct_lvm: false })
@@ -185,9 +211,13 @@ fn make(
             )
         }
     };
+    let block_size = options.block_size.or(block_size).unwrap_or(BlockSize::MIN);
+    let len = data.size.to_sectors();
+    let site = Site { machine, options, pool: name, block: block_size, volume_blocked: None };
     let table = PoolTable {
-        block_size: options.block_size.or(block_size).unwrap_or(BlockSize::MIN),
-        ..PoolTable::new(metadata.number, data.number, data.size.to_sectors())
+        block_size,
+        low_water: DataBlocks(site.watched().mark(block_size.blocks_in(len).0)),
+        ..PoolTable::new(metadata.number, data.number, len)
     };
     let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;
     Ok(Started { pool, made: true, ours: true, proven: false, direct_lvm: false })

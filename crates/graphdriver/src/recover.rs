@@ -33,6 +33,10 @@ impl Recoverer<'_> {
                 return Err(Error::NeedsCheck { what: format!("pool {}: {recovery}", driver.pool.name()) });
             }
             Recovery::Open(pending) => {
+                // Nothing can be settled without messages. Rare enough to be done under the transaction's lock.
+                if let Err(error) = driver.relieve_metadata() {
+                    tracing::warn!(%error, "a pool without free metadata got no more of it");
+                }
                 for pending in pending {
                     notices.push(self.settle(&pending)?);
                 }

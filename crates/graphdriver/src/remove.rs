@@ -22,6 +22,7 @@ impl Driver {
         if id.is_base() {
             return Err(Error::Invalid { what: "the base cannot be removed: all layers stand on it".into() });
         }
+        self.ensure_sound()?;
         let _reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let record = match self.store.lookup(id) {
             Ok(record) => record,

@@ -3,12 +3,13 @@
 use crate::deadline::within;
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
+use crate::mounts::limit_xfs_retries;
 use crate::options::whole_sectors;
 use crate::reserve::Reservation;
 use crate::size::{checked_size, human_size};
 use std::path::Path;
 use thinlayer_dm::Bytes;
-use thinlayer_filesystem::{Filesystems, MountRequest, with_temporary_mount};
+use thinlayer_filesystem::{Filesystems, Kind, MountRequest, with_temporary_mount};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::ThinDevice;
 
@@ -52,6 +53,7 @@ impl Driver {
         if id.is_base() {
             return Err(Error::Invalid { what: "the base grows with dm.basesize, not by resize".into() });
         }
+        self.ensure_sound()?;
         let reserved = self.reservations.reserve(id, self.deadlines.layer)?;
         let record = self.record(id)?;
         let size = whole_sectors(size).unwrap_or_default();
@@ -136,6 +138,7 @@ impl Driver {
         let mounted_at = (self.uses.get(id) > 0).then(|| self.names.mount_point(id));
         let runtime = self.machine.root.runtime.clone();
         let node = device.node().to_owned();
+        let (number, retries) = (device.number(), self.options.xfs_nospace_retries);
         let request = MountRequest {
             device: node.clone(),
             // Not looked at: the temporary mount finds its own place.
@@ -152,9 +155,14 @@ impl Driver {
         within(&*self.machine.clock, what, self.deadlines.filesystem, reserved, move || {
             let grown = match mounted_at {
                 Some(mount_point) => filesystems.grow(kind, &mount_point, &node),
-                None => with_temporary_mount(&*filesystems, &request, &runtime, |mount_point| {
-                    filesystems.grow(kind, mount_point, &node)
-                }),
+                None => {
+                    return with_temporary_mount(&*filesystems, &request, &runtime, |mount_point| {
+                        if kind == Kind::Xfs {
+                            limit_xfs_retries(&*filesystems, number, retries)?;
+                        }
+                        Ok(filesystems.grow(kind, mount_point, &node)?)
+                    });
+                }
             };
             Ok(grown?)
         })

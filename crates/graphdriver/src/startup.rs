@@ -13,10 +13,12 @@ use crate::pool::Started;
 use crate::progress::{Progress, Step};
 use crate::recover::Recoverer;
 use crate::reserve::Reservations;
+use crate::site::Site;
 use crate::status::Layout;
 use crate::transaction::Transactions;
 use crate::uses::Uses;
 use crate::worker::Queue;
+use parking_lot::RwLock;
 use std::sync::Arc;
 use thinlayer_dm::{Flush, Version};
 use thinlayer_filesystem::Unmount;
@@ -91,19 +93,15 @@ impl Driver {
     ) -> Result<Self> {
         let Started { pool, ours, proven, direct_lvm, .. } = started;
         let names = Names::of(&machine.root);
-        let (pool_state, pool_info) = pool.status_and_info(Flush::No)?;
-        let pool_id = match pool_state {
-            thinlayer_thin::PoolState::Running(status) => status.transaction_id,
-            _ => {
-                return Err(Error::NeedsCheck {
-                    what: format!(
-                        "pool {} has failed; stop it, run thin_check on its metadata, and start again",
-                        pool.name()
-                    ),
-                });
-            }
-        };
+        let (state, pool_info) = pool.status_and_info(Flush::No)?;
+        // One that has failed has no figures; nothing is done with it but taking it down.
+        let pool_id =
+            state.running().map_or(thinlayer_thin::TransactionId(0), |status| status.transaction_id);
         let layout = Layout::of(&machine, &pool)?;
+        let block = layout.table.block_size;
+        let ailing = Site { machine: &machine, options, pool: pool.name(), block, volume_blocked: None }
+            .judge(&state, Some(&layout.table));
+        let ailing = Some(ailing).filter(|found| found.condition.is_ailing());
         let active = Active::find(&pool, &names)?;
         let mounted: Vec<LayerId> = mounted_layers(&machine, &names)?.into_keys().collect();
         let uses = Uses::load(machine.runtime.clone(), &mounted, true);
@@ -118,6 +116,10 @@ impl Driver {
             layout,
             owns_pool: ours,
             direct_lvm,
+            block,
+            ailing: RwLock::new(ailing),
+            growing: Reservations::default(),
+            volume_blocked: RwLock::default(),
             reservations: Reservations::default(),
             transactions: Transactions::new(pool_id, pool_info.event_nr),
             active,
@@ -125,12 +127,18 @@ impl Driver {
             queue: Queue::default(),
             machine,
         };
+        if let Err(error) = driver.ensure_sound() {
+            // It can be looked at and taken down.
+            notices.push(Notice::warning(error.to_string()));
+            return Ok(driver);
+        }
         let short = driver.verify_base(proven, known, notices)?;
         notices.extend(driver.recover()?);
         driver.tidy_active()?;
         driver.queue.fill(driver.store.pending_deletion().into_iter().map(|(id, _)| id));
         driver.ensure_base(short, notices)?;
         driver.finish_growth(notices);
+        driver.ensure_metadata_reserve(notices);
         Ok(driver)
     }
 

@@ -1,15 +1,18 @@
 //! What the driver says of itself: the rows of `docker info` (section 4.6 of the specification), and the same as values.
 
+use crate::condition::{Condition, Finding};
 use crate::driver::Driver;
 use crate::error::Result;
+use crate::growth::Extend;
 use crate::machine::Machine;
 use crate::options::Options;
+use crate::site::{Ground, Site};
 use crate::size::human_size;
 use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DeviceNumber, Flush};
 use thinlayer_provision::{LoopDevice, loop_pool};
 use thinlayer_store::{LayerId, Store};
-use thinlayer_thin::{Health, Pool, PoolStatus, PoolTable, Trouble};
+use thinlayer_thin::{Pool, PoolStatus, PoolTable};
 
 /// The pool's and the root's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +38,16 @@ pub struct Status {
     pub transaction_id: u64,
     /// What is wrong with the pool and what to do, if anything is.
     pub trouble: Option<String>,
+    /// The same in one word.
+    pub condition: Condition,
+    /// When the pool grows by itself.
+    pub extend: Extend,
+    /// Whether its data can.
+    pub data_growth: Growable,
+    /// Whether its metadata can.
+    pub metadata_growth: Growable,
+    /// Room kept beside the metadata, so that layers can be removed when that is full.
+    pub metadata_reserve: Bytes,
     /// Layers, without the base.
     pub layers: usize,
     /// Removed layers whose blocks are still in the pool.
@@ -43,6 +56,15 @@ pub struct Status {
     pub filesystem: String,
     /// Is the pool on loop devices?
     pub loop_backed: bool,
+}
+
+/// Can one of the pool's devices become larger by itself?
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Growable {
+    /// It can, this moment.
+    pub possible: bool,
+    /// Why not.
+    pub why_not: Option<String>,
 }
 
 /// Where the pool's two devices lie.
@@ -61,7 +83,10 @@ struct Facts<'a> {
     table: &'a PoolTable,
     /// `None` for a pool that has failed: all sizes are 0 then.
     status: Option<&'a PoolStatus>,
-    trouble: Option<String>,
+    finding: Finding,
+    data_growth: Growable,
+    metadata_growth: Growable,
+    metadata_reserve: Bytes,
     data: Side,
     metadata: Side,
     base_size: Bytes,
@@ -91,7 +116,15 @@ pub(crate) fn status(
     options: &Options,
 ) -> Result<Status> {
     let state = pool.status(Flush::No)?;
-    let health = state.health();
+    let site =
+        Site { machine, options, pool: pool.name(), block: layout.table.block_size, volume_blocked: None };
+    let growable = |side| {
+        let blocked = state.running().and_then(|status| site.blocked(side, status));
+        Growable {
+            possible: state.running().is_some() && blocked.is_none(),
+            why_not: blocked.map(|why| why.to_string()),
+        }
+    };
     let layers = store.layers();
     let base_size =
         store.record_even_deleted(&LayerId::base()).map_or(Bytes(0), |record| Bytes(record.size_bytes));
@@ -101,11 +134,15 @@ pub(crate) fn status(
         metadata: layout.metadata.now(machine),
         table: &layout.table,
         status: state.running(),
-        trouble: match health {
-            Health::Good => None,
-            // It was asked for.
-            Health::Trouble(Trouble::ReadOnly) if layout.table.features.read_only => None,
-            Health::Trouble(trouble) => Some(trouble.to_string()),
+        finding: site.judge(&state, Some(&layout.table)),
+        data_growth: growable(loop_pool::Side::Data),
+        metadata_growth: growable(loop_pool::Side::Metadata),
+        metadata_reserve: match site.ground(loop_pool::Side::Metadata) {
+            Ground::File => machine
+                .backing
+                .file(&loop_pool::reserve_path(&machine.root.path))?
+                .map_or(Bytes(0), |file| file.allocated),
+            _ => Bytes(0),
         },
         base_size,
         filesystem: &store.device_set().base_filesystem,
@@ -250,7 +287,12 @@ impl Facts<'_> {
             metadata_used,
             metadata_total,
             transaction_id: figure(|status| status.transaction_id.0),
-            trouble: self.trouble,
+            trouble: Some(self.finding.text).filter(|text| !text.is_empty()),
+            condition: self.finding.condition,
+            extend: self.options.extend(),
+            data_growth: self.data_growth,
+            metadata_growth: self.metadata_growth,
+            metadata_reserve: self.metadata_reserve,
             layers: self.layers,
             deferred: self.deferred,
             filesystem: self.filesystem.to_owned(),

@@ -88,6 +88,7 @@ impl Driver {
         between: impl FnOnce() -> Result<()>,
         record: impl FnOnce(TransactionId) -> Record,
     ) -> Result<Record> {
+        self.ensure_sound().inspect_err(|_| self.store.release(device_id))?;
         let begun = self.lock_transaction(wait).and_then(|state| Ok((next_id(state.pool_id)?, state)));
         let (next, mut state) = begun.inspect_err(|_| self.store.release(device_id))?;
         let thin = as_thin_id(device_id)?;
@@ -129,6 +130,16 @@ impl Driver {
     /// # Errors
     /// [`crate::Kind::Busy`] if some table still refers to the device: nothing has changed then.
     pub(crate) fn delete_device(&self, id: &LayerId, record: &Record) -> Result<()> {
+        match self.delete_device_once(id, record) {
+            Err(error) if error.kind() == crate::Kind::NoSpace && self.relieve_metadata()? => {
+                self.delete_device_once(id, record)
+            }
+            other => other,
+        }
+    }
+
+    fn delete_device_once(&self, id: &LayerId, record: &Record) -> Result<()> {
+        self.ensure_sound()?;
         let mut state = self.lock_transaction(self.deadlines.transaction)?;
         let next = next_id(state.pool_id)?;
         let thin = thin_id(record)?;

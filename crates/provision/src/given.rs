@@ -13,7 +13,7 @@ use std::path::Path;
 use thinlayer_dm::{Bytes, DeviceNumber, DmName};
 
 /// More metadata than this the kernel does not use (`THIN_METADATA_MAX_SECTORS`).
-const MAX_METADATA: Bytes = Bytes(255 * (1 << 14) * 8 * 512);
+pub const MAX_METADATA: Bytes = Bytes(255 * (1 << 14) * 8 * 512);
 
 /// What the devices are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

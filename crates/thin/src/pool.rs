@@ -231,13 +231,27 @@ impl Pool {
     /// [`Error::Shrink`]; [`Error::PoolTrouble`] if the kernel took the table but did not grow, as it does where the metadata needs a
     /// check; those of [`Pool::reload`].
     pub fn grow_data(&self, len: Sectors) -> Result<Grown<DataBlocks>> {
+        self.grow_data_with(len, |_| {})
+    }
+
+    /// As [`Pool::grow_data`], and the same reload takes what else `adjust` changes in the table: the low-water mark, the features.
+    ///
+    /// # Errors
+    /// As [`Pool::grow_data`].
+    pub fn grow_data_with(
+        &self,
+        len: Sectors,
+        adjust: impl FnOnce(&mut PoolTable),
+    ) -> Result<Grown<DataBlocks>> {
         let (old, info) = self.table_and_info()?;
         let from = self.figures("grow the data of")?.total_data;
         let expected = old.block_size.blocks_in(len);
-        if len == old.len && from >= expected {
+        let mut new = PoolTable { len, ..old.clone() };
+        adjust(&mut new);
+        if new == old && from >= expected {
             return Ok(Grown { from, to: from });
         }
-        self.reload_from(&old, &info, &PoolTable { len, ..old.clone() }, GROWING)?;
+        self.reload_from(&old, &info, &new, GROWING)?;
         let after = self.figures("grow the data of")?;
         if after.total_data < expected {
             return Err(self.did_not_grow("grow the data of", &after));

@@ -56,7 +56,7 @@ fn every_promised_command_is_there_and_no_other() {
         names,
         [
             "create", "mount", "umount", "rm", "resize", "ls", "tree", "inspect", "exists", "status",
-            "check", "adopt", "serve", "stop"
+            "check", "adopt", "serve", "pool", "stop"
         ]
     );
     for absent in [
@@ -65,7 +65,8 @@ fn every_promised_command_is_there_and_no_other() {
         "apply a",
         "import f",
         "export n",
-        "pool grow",
+        "pool",
+        "pool shrink",
         "check --repair",
         "serve --docker /x",
     ] {
@@ -86,6 +87,14 @@ fn commands_know_their_arguments() {
     assert_eq!(rm.own.ids, ["a", "b", "-c"]);
     let (Command::Resize(resize), _) = run("resize c 1G") else { panic!() };
     assert_eq!((resize.own.id.as_str(), resize.own.size.as_str()), ("c", "1G"));
+    let (Command::Pool(Pool::Grow(grow)), global) =
+        run("--root /a pool grow --root /b --data +20G --metadata 1G")
+    else {
+        panic!()
+    };
+    assert_eq!((grow.own.data.as_deref(), grow.own.metadata.as_deref()), (Some("+20G"), Some("1G")));
+    assert_eq!(global.root.as_deref(), Some(std::path::Path::new("/b")));
+    assert_eq!(run("pool grow").0.name(), "pool grow");
     for words in [
         "create c",
         "mount c",
@@ -147,6 +156,12 @@ fn help_texts() {
             command.get_name().to_owned(),
             command.clone().term_width(110).render_long_help().to_string(),
         ));
+        for deeper in command.get_subcommands() {
+            all.push((
+                format!("{}-{}", command.get_name(), deeper.get_name()),
+                deeper.clone().term_width(110).render_long_help().to_string(),
+            ));
+        }
     }
     for (name, text) in all {
         assert!(name == "thinlayer" || text.contains("Examples:"), "{name} has no examples");

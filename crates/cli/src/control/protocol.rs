@@ -193,6 +193,7 @@ mod tests {
             proptest::collection::vec(id, 1..5).prop_map(|ids| Request::Rm { ids }),
             Just(Request::Status),
             Just(Request::Check),
+            Just(Request::PoolGrow { data: Some(crate::request::PoolSize::By(7)), metadata: None }),
             Just(Request::Stop),
         ];
         (request, proptest::collection::vec(".*", 0..3)).prop_map(|(request, options)| Ask {

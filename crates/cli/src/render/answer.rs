@@ -22,6 +22,7 @@ pub(crate) fn output(answer: &Answer, as_json: bool) -> Vec<u8> {
         | Answer::GivenBack { .. }
         | Answer::Removed { .. }
         | Answer::Resized { .. }
+        | Answer::Grown { .. }
         | Answer::Stopped { .. } => Vec::new(),
     }
 }
@@ -34,6 +35,9 @@ fn value(answer: &Answer) -> String {
         Answer::Removed { removed, .. } => json(&json!({ "removed": removed })),
         Answer::Status { status } => json(status),
         Answer::Checked { report } => json(report),
+        Answer::Grown { data, metadata, notices } => {
+            json(&json!({ "data": data, "metadata": metadata, "notices": notices }))
+        }
         Answer::Stopped { was_active, notices } => {
             json(&json!({ "was_active": was_active, "notices": notices }))
         }
@@ -47,7 +51,7 @@ pub(crate) fn warnings(answer: &Answer) -> Vec<String> {
             vec![format!("layer {id} was not mounted")]
         }
         Answer::Status { status } => status.trouble.clone().into_iter().collect(),
-        Answer::Stopped { notices, .. } => notices.clone(),
+        Answer::Grown { notices, .. } | Answer::Stopped { notices, .. } => notices.clone(),
         _ => Vec::new(),
     }
 }

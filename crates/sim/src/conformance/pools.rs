@@ -27,6 +27,7 @@ list! {
     "loop devices clear themselves when the pool goes" => autoclear,
     "a thin table on a pool that is suspended, or was never resumed, is refused" => unbound_pool,
     "a full pool says so, and works again after a removal" => full,
+    "a full pool grows in a reload that also changes its mark and what writers get" => full_grows,
     "the low-water mark is an event, once" => low_water,
     "a pool that is suspended still takes messages" => suspended,
 }
@@ -328,6 +329,32 @@ fn full(b: &Bench<'_>) -> Outcome {
     b.message(&pool, "delete 1")?;
     b.eventually("the pool works again", || Ok(pool_status(b, &pool.name)?.mode == "rw"))?;
     same!(pool_status(b, &pool.name)?.data.0, 0, "blocks in use");
+    Ok(())
+}
+
+fn full_grows(b: &Bench<'_>) -> Outcome {
+    let pool = b.pool(24 * MIB, "2 skip_block_zeroing error_if_no_space")?;
+    let thin = b.new_thin(&pool, 1, 64 * MIB)?;
+    b.mkfs(&thin, thinlayer_filesystem::Kind::Ext4)?;
+    let target = b.mount(&thin, "mnt")?;
+    b.lab.write(&target.join("large"), &vec![0x5a; 40 << 20]).unwrap_or_default();
+    ensure!(b.lab.sync(&target).is_err(), "40 MiB went into a pool of 24");
+    b.eventually("the pool is full", || Ok(pool_status(b, &pool.name)?.mode == "out_of_data_space"))?;
+    b.fs().unmount(&target, thinlayer_filesystem::Unmount::Lazy)?;
+    b.backing().ensure_file(&b.path("data"), Bytes(96 * MIB), Allocation::Sparse)?;
+    b.backing().refresh_size(pool.data.number)?;
+    let wanted = pool_line(&pool.metadata, &pool.data, BLOCK, 100, "1 skip_block_zeroing");
+    b.dm().load(
+        (&pool.name).into(),
+        &[line(0, 96 * MIB / 512, "thin-pool", &wanted.params)],
+        Access::ReadWrite,
+    )?;
+    b.dm().resume((&pool.name).into(), Suspend { freeze: false, flush: false })?;
+    let status = pool_status(b, &pool.name)?;
+    same!((status.mode.as_str(), status.data.1), ("rw", 96 * MIB / 512 / BLOCK), "mode and size");
+    same!(status.no_space, "queue_if_no_space", "what writers of a full pool get");
+    ensure!(b.table(&pool.name)?.params.contains(" 100 1 skip_block_zeroing"), "{:?}", b.table(&pool.name)?);
+    b.message(&pool, "create_thin 2")?;
     Ok(())
 }
 

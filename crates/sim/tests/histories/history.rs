@@ -27,6 +27,8 @@ pub(crate) enum Op {
     Remove(u8),
     /// The worker does all that it can.
     WorkOff,
+    /// The pool gets more room by hand.
+    Grow,
     /// Time passes.
     Pass,
     /// The owner ends in this way, and another begins.
@@ -94,9 +96,11 @@ pub(crate) struct Trouble {
 }
 
 /// What may fail, and how it does.
-const TROUBLES: [(&str, Errno); 30] = [
+const TROUBLES: [(&str, Errno); 32] = [
+    ("backing allocate", Errno::ENOSPC),
     ("backing attach", Errno::EBUSY),
     ("backing discard", Errno::EIO),
+    ("backing refresh", Errno::EIO),
     ("disk overwrite", Errno::EIO),
     ("disk remove", Errno::EIO),
     ("disk rename", Errno::ENOSPC),
@@ -147,6 +151,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => slot.prop_map(Op::Remove),
         2 => Just(Op::WorkOff),
         1 => Just(Op::Pass),
+        1 => Just(Op::Grow),
         2 => prop_oneof![
             Just(Restart::Stop),
             Just(Restart::Kill),

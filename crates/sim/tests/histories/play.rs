@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use thinlayer_dm::{Bytes, DmName};
 use thinlayer_graphdriver::{
-    CreateRequest, Driver, Kind, LayerId, Machine, Notice, Options, Silent, Unmount,
+    CreateRequest, Driver, GrowRequest, Kind, LayerId, Machine, Notice, Options, PoolSize, Silent,
+    SizeChange, Unmount,
 };
 use thinlayer_sim::{Capture, Fault, World};
 
@@ -336,6 +337,17 @@ impl<'a> Player<'a> {
             }
             Op::Remove(slot) => self.remove(op, *slot),
             Op::WorkOff => self.driver()?.work_off().map(drop).map_err(|e| unexpected(op, &e)),
+            Op::Grow => {
+                let more = |mib: u64| Some(PoolSize::By(Bytes(mib << 20)));
+                let grown = self.driver()?.grow_pool(&GrowRequest::new(more(64), more(4)));
+                let grown = grown.map_err(|e| unexpected(op, &e))?;
+                let changed = |change: SizeChange, mib: u64| change.to.0 == change.from.0 + (mib << 20);
+                if changed(grown.data, 64) && changed(grown.metadata, 4) {
+                    Ok(())
+                } else {
+                    Err(format!("the pool grew otherwise: {grown:?}"))
+                }
+            }
             Op::Pass => {
                 self.world.pass(Duration::from_secs(31));
                 Ok(())

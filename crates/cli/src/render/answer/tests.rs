@@ -13,6 +13,11 @@ fn mounted() -> Answer {
     Answer::Mounted { id: "web".into(), path: Path::new("/r/mnt/web/rootfs").into(), uses: 1 }
 }
 
+fn grown() -> Answer {
+    let change = |from, to| crate::request::Change { from, to };
+    Answer::Grown { data: change(1, 2), metadata: change(1, 1), notices: vec![] }
+}
+
 fn partly_removed() -> Answer {
     let failure = Failure::new(FailureKind::Busy, "layer web is busy");
     Answer::Removed {
@@ -39,6 +44,7 @@ fn commands_that_did_what_they_were_told_say_nothing() {
             removed: vec![RemovedLayer { id: "web".into(), deferred: true }],
             failures: vec![],
         },
+        grown(),
         Answer::Stopped { was_active: true, notices: vec![] },
     ] {
         assert_eq!(text(&answer, false), "");
@@ -105,6 +111,7 @@ fn documented_shapes_are_the_real_ones() {
         ("rm", vec![text(&removed, true)]),
         ("status", vec![text(&Answer::Status { status: samples::status() }, true)]),
         ("check", vec![text(&Answer::Checked { report: samples::check() }, true)]),
+        ("pool grow", vec![text(&grown(), true)]),
         ("stop", vec![text(&Answer::Stopped { was_active: true, notices: vec![] }, true)]),
         ("error", vec![error(&not_found, None), error(&busy, Some(&partly_removed()))]),
         ("create", vec![]),

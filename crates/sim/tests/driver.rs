@@ -177,6 +177,8 @@ fn creates_stop_before_the_pool_is_full() {
     let (driver, _) = Driver::open(world.machine("/root"), &options, Arc::new(Silent)).unwrap();
     let pool = DmName::new(driver.status().unwrap().pool_name).unwrap();
     world.set_free_metadata(&pool, 2).unwrap();
+    // With room on the host it would grow.
+    world.set_host_free(Bytes(0));
     let error = driver.create(&id("a"), &CreateRequest::empty()).unwrap_err();
     assert_eq!(error.kind(), Kind::NoSpace);
     let said = error.to_string();

@@ -339,8 +339,9 @@ fn make(machine: &Machine, options: &Options, name: &DmName, known: &Known) -> R
     let (number, size) = sides.data;
     let mut table = PoolTable::new(sides.metadata, number, size.to_sectors());
     table.block_size = block_size;
+    // The kernel takes no read-only table for a pool; this word keeps it from writing.
     table.features = Features { read_only: true, ..table.features };
-    Pool::create(machine.dm.clone(), name, &table, Access::ReadOnly).map_err(|error| match error.kind() {
+    Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite).map_err(|error| match error.kind() {
         thinlayer_thin::Kind::Busy => error.into(),
         _ => Error::NeedsCheck {
             what: format!("the pool cannot be read: {error}; look at its metadata with thin_check, and mend a copy with thin_repair"),

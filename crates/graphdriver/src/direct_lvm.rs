@@ -2,7 +2,7 @@
 
 use crate::driver::Notice;
 use crate::error::{Error, Result};
-use crate::machine::Machine;
+use crate::machine::{Family, Machine};
 use crate::options::Options;
 use crate::pool::Started;
 use std::io;
@@ -62,7 +62,15 @@ pub(crate) fn stored(machine: &Machine) -> Result<Option<SetupConfig>> {
     Ok(lvm::stored(&Files(&machine.disk))?)
 }
 
-/// The pool that a root with these options has, where it is LVM's by set-up: `docker-thinpool`.
+/// The pool that direct-lvm makes for such roots. Podman gives its own another name than Docker.
+fn volume(family: Family) -> PoolVolume {
+    match family {
+        Family::Docker => PoolVolume::docker(),
+        Family::Containers => PoolVolume::storage(),
+    }
+}
+
+/// The pool that a root with these options has, where it is LVM's by set-up: `docker-thinpool`, or Podman's `storage-thinpool`.
 pub(crate) fn pool_name(machine: &Machine, options: &Options) -> Result<Option<DmName>> {
     if options.thin_pool.is_some() {
         return Ok(None);
@@ -70,7 +78,7 @@ pub(crate) fn pool_name(machine: &Machine, options: &Options) -> Result<Option<D
     if options.direct_lvm.device.is_empty() && stored(machine)?.is_none() {
         return Ok(None);
     }
-    Ok(Some(PoolVolume::docker().device_name()?))
+    Ok(Some(volume(machine.root.family).device_name()?))
 }
 
 /// Brings up the pool of direct-lvm, and sets it up first if that is asked for. `None`: this root's pool is of another kind.
@@ -82,7 +90,7 @@ pub(crate) fn start(
     store: &Store,
     notices: &mut Vec<Notice>,
 ) -> Result<Option<Started>> {
-    let pool = PoolVolume::docker();
+    let pool = volume(machine.root.family);
     let name = pool.device_name()?;
     let wanted = Some(&options.direct_lvm).filter(|config| !config.device.is_empty());
     match (wanted, stored(machine)?) {
@@ -113,6 +121,12 @@ pub(crate) fn start(
                 "the pool is {name}, as setup-config.json says; it was set up with {stored}, which is not among the options"
             )));
             forget_journal(&Files(&machine.disk))?;
+        }
+        (Some(_), None) if machine.root.family == Family::Containers => {
+            return Err(Error::Unsupported {
+                what: "direct-lvm for a root of containers/storage".into(),
+                advice: "let Podman set its pool up, or make one and name it with dm.thinpooldev".into(),
+            });
         }
         (Some(wanted), None) => make(machine, options, wanted, store, notices)?,
     }
@@ -229,5 +243,17 @@ pub(crate) fn check_lvm(
             Ok(None)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_engine_has_its_own_pool() {
+        let name = |family| volume(family).device_name().unwrap();
+        assert_eq!(name(Family::Docker).as_str(), "docker-thinpool");
+        assert_eq!(name(Family::Containers).as_str(), "storage-thinpool");
     }
 }

@@ -12,6 +12,8 @@ use thinlayer_dm::{Bytes, DmName, DmUuid};
 pub const DOCKER_GROUP: &str = "docker";
 /// The pool in it.
 pub const DOCKER_POOL: &str = "thinpool";
+/// The volume group that direct-lvm of containers/storage (Podman, Buildah) makes; the pool in it has Docker's name.
+const STORAGE_GROUP: &str = "storage";
 
 /// How the UUID of every device of LVM's begins.
 const UUID_PREFIX: &str = "LVM-";
@@ -46,6 +48,11 @@ impl PoolVolume {
     /// The pool that direct-lvm makes: `docker/thinpool`.
     pub fn docker() -> Self {
         Self { group: DOCKER_GROUP.to_owned(), volume: DOCKER_POOL.to_owned() }
+    }
+
+    /// The pool that direct-lvm of containers/storage makes: `storage/thinpool`.
+    pub fn storage() -> Self {
+        Self { group: STORAGE_GROUP.to_owned(), volume: DOCKER_POOL.to_owned() }
     }
 
     /// The volume whose device would have this name; LVM doubles hyphens within names and puts one between them.

@@ -307,11 +307,11 @@ fn refuse_by_traces(machine: &Machine, options: &Options, wanted: &Wanted) -> Re
 }
 
 /// A root with layers whose file is gone: a new pool would be taken for the old one.
-fn lost_file(machine: &Machine, side: Side) -> Error {
+pub(crate) fn lost_file(machine: &Machine, side: Side) -> Error {
     Error::Root {
         path: side.path(&machine.root.path),
         why: format!(
-            "this {side} file is missing, and the root has layers in it; nothing was changed; put the file back, name the devices of the pool \
+            "this {side} file is missing, and the root has layers in it; no new one was made; put the file back, name the devices of the pool \
              (dm.thinpooldev, or dm.datadev and dm.metadatadev), or move {} away to begin anew",
             machine.root.path.join("metadata").display()
         ),

@@ -10,7 +10,7 @@ use crate::options::{DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADATA_SIZE, Options
 use crate::site::Site;
 use crate::size::human_size;
 use std::any::Any;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use thinlayer_dm::{Access, Bytes, DeviceNumber, Flush};
 use thinlayer_provision::{given, loop_pool};
 use thinlayer_store::{LayerId, Store};
@@ -248,16 +248,8 @@ fn refuse_lost_files(machine: &Machine, options: &Options) -> Result<()> {
         if given_path(options, side).is_some() {
             continue;
         }
-        let path: PathBuf = side.path(&machine.root.path);
-        if machine.backing.file(&path)?.is_none() {
-            return Err(Error::Root {
-                path,
-                why: format!(
-                    "this {side} file is missing, and the root has layers in it; no new one was made; put the file back, name the devices of the pool \
-                     (dm.thinpooldev, or dm.datadev and dm.metadatadev), or move {} away to begin anew",
-                    machine.root.path.join("metadata").display()
-                ),
-            });
+        if machine.backing.file(&side.path(&machine.root.path))?.is_none() {
+            return Err(crate::identity::lost_file(machine, side));
         }
     }
     Ok(())

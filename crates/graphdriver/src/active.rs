@@ -13,6 +13,10 @@ use thinlayer_dm::{Access, Bytes, Removal, Removed, Suspend};
 use thinlayer_store::{LayerId, Record};
 use thinlayer_thin::{Patience, Pool, ThinDevice, ThinId, Wait};
 
+/// How often a device is activated again while its pool may be suspended, and the pause between.
+const SUSPENDED_TRIES: u32 = 10;
+const SUSPENDED_PAUSE: Duration = Duration::from_millis(100);
+
 /// An active device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Device {
@@ -154,12 +158,18 @@ impl Driver {
                 return self.fit(id, device.thin, record, reserved);
             }
         }
-        let thin = self.pool.activate(
-            &name,
-            thin_id(record)?,
-            Bytes(record.size_bytes).to_sectors(),
-            Access::ReadWrite,
-        )?;
+        let (thin_id, len) = (thin_id(record)?, Bytes(record.size_bytes).to_sectors());
+        let mut tries = 0;
+        let thin = loop {
+            match self.pool.activate(&name, thin_id, len, Access::ReadWrite) {
+                // The kernel takes no thin table in the moment in which a pool that grows is suspended, whoever grows it.
+                Err(error) if error.kind() == thinlayer_thin::Kind::Invalid && tries < SUSPENDED_TRIES => {
+                    tries += 1;
+                    self.machine.clock.sleep(SUSPENDED_PAUSE);
+                }
+                other => break other?,
+            }
+        };
         self.active.set(id, Device { thin: thin.clone(), leaving: false });
         Ok(thin)
     }

@@ -45,7 +45,7 @@ pub(crate) fn loop_files() -> Result<()> {
     let output = root.try_run(&["pool", "grow", "--data", "1P"])?;
     ensure!(
         (output.status.success() && output.stderr_text().contains("writers get errors"))
-            || output.status.code() == Some(9),
+            || output.status.code() == Some(6),
         "{output:?}"
     );
     let too_much = root.refused(&["pool", "grow", "--metadata", "15G", "--wait", "1"], 6);

@@ -36,9 +36,15 @@ impl Host {
     pub(crate) fn fill_but(&self, but: u64) -> Result<PathBuf> {
         let path = self.folder.join("filler");
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let take = self.free()?.checked_sub(but).context("there is less room already")?;
-        let length = file.metadata()?.len();
-        grow(&file, length, take)?;
+        // The host needs some of its room for the file's own extents: what is refused at once is taken in smaller pieces.
+        let mut piece = self.free()?.saturating_sub(but);
+        while self.free()? > but && piece >= 4096 {
+            let take = piece.min(self.free()? - but) / 4096 * 4096;
+            let length = file.metadata()?.len();
+            if take == 0 || grow(&file, length, take).is_err() {
+                piece /= 2;
+            }
+        }
         file.sync_all()?;
         ensure!(self.free()? <= but + MIB, "{} are still free", self.free()?);
         Ok(path)

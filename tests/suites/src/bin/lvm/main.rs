@@ -1,0 +1,56 @@
+//! Thin pools that are LVM's, with the real LVM: direct-lvm set up and interrupted, refusals, reboots, growth, and dockerd on the same pool.
+
+mod disk;
+mod docker;
+mod dying;
+mod given;
+mod growth;
+mod reboot;
+mod refusals;
+mod root;
+mod setup;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use harness::{Set, suite, test};
+
+fn main() -> ExitCode {
+    // This program is also the one that is killed.
+    if let Some(done) = dying::child() {
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    suite(
+        "lvm",
+        // By name alone until each of its tests has been seen to pass, then `Set::NeedsUdev`.
+        Set::OnRequest,
+        vec![
+            test("a set-up killed after each step ends in the same pool", setup::killed_after_each_step)
+                .deadline(minutes(20)),
+            test("a set-up killed inside of each step ends in the same pool", setup::killed_inside)
+                .deadline(minutes(12)),
+            test("a stored configuration wins over options that were lost", setup::stored_wins)
+                .deadline(minutes(10)),
+            test("devices that hold something are refused and untouched", refusals::held_devices)
+                .deadline(minutes(12)),
+            test("missing tools are named before anything is written", refusals::missing_tools),
+            test("after a reboot LVM activates the pool and the layers are there", reboot::reboot)
+                .deadline(minutes(12)),
+            test("a pool grows under its layers, also when it is full", growth::grows).deadline(minutes(12)),
+            test("a pool in which LVM counts is refused", given::counted_pools_are_refused)
+                .deadline(minutes(10)),
+            test("dockerd takes a pool that thinlayer set up", docker::dockerd_takes_ours)
+                .deadline(minutes(12)),
+            test("thinlayer takes a pool that dockerd set up", docker::we_take_dockerds)
+                .deadline(minutes(12)),
+        ],
+    )
+    .main()
+}

@@ -29,6 +29,8 @@ fn main() -> ExitCode {
                 .deadline(minutes(4)),
             test("serve stops, and opens again for the next command", serving::stop_and_go_on),
             test("other options than serve's are refused with both values", serving::other_options),
+            test("a second signal ends serve at once", serving::second_signal),
+            test("a serve whose lock says nothing is found", serving::lock_without_text),
             test("garbage on the control socket hurts nobody", serving::garbage),
             test("use counts survive a restart and a kill of serve", serving::use_counts_survive)
                 .deadline(minutes(4)),
@@ -42,7 +44,12 @@ fn main() -> ExitCode {
             test("ls and status answer while serve is stopped", many::ls_beside_a_stopped_serve),
             test("a killed create leaves the state before or after", many::killed_creates)
                 .deadline(minutes(6)),
-            test("rm goes on after SIGTERM only to the next layer", many::terminated_rm).deadline(minutes(4)),
+            test("rm goes on after SIGTERM only to the next layer", || many::terminated_rm(false))
+                .deadline(minutes(4)),
+            test("through serve rm goes on after SIGTERM only to the next layer", || {
+                many::terminated_rm(true)
+            })
+            .deadline(minutes(4)),
             test("a full disk loses nothing", trouble::full_disk).deadline(minutes(4)),
             test("a disk that is full from the start", trouble::disk_full_from_the_start),
             test("a read-only root can be looked at", trouble::read_only_root),
@@ -51,6 +58,11 @@ fn main() -> ExitCode {
             test("a pool of another root is refused", trouble::pool_of_another_root),
             test("nonsense is refused and changes nothing", trouble::nonsense),
             test("layers in use stay", trouble::layers_in_use),
+            test(
+                "without device-mapper the answer is clear and nothing is made",
+                trouble::without_device_mapper,
+            ),
+            test("what is missing beneath a layer is no missing layer", trouble::missing_beneath),
         ],
     )
     .main()

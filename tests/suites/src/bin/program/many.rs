@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use harness::eventually;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::fixture::{PATIENCE, Root, Running};
@@ -139,29 +138,37 @@ pub(crate) fn killed_creates() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn terminated_rm() -> Result<()> {
+/// The signal that comes between two layers leaves the rest, and the code says so, with `serve` as without.
+pub(crate) fn terminated_rm(served: bool) -> Result<()> {
     let root = Root::new("root", "ext4")?;
-    let ids: Vec<String> = (0..12).map(|n| format!("layer-{n:02}")).collect();
+    let mut serve = if served { Some(root.serve()?) } else { None };
+    // Enough that removing them takes longer than sending a signal.
+    let ids: Vec<String> = (0..30).map(|n| format!("layer-{n:02}")).collect();
     for id in &ids {
         root.quiet(&["create", id])?;
     }
     let mut words = vec!["rm".to_owned()];
     words.extend(ids.iter().cloned());
     let mut rm = root.start(&words)?;
-    eventually("the first layer to go", PATIENCE, || {
-        let left = root.ids()?.len();
-        Ok(if left < ids.len() { Ok(()) } else { Err(format!("{left} are there")) })
-    })?;
+    let first = root.path.join("metadata").join(&ids[0]);
+    while first.exists() {
+        ensure!(!rm.ended()?, "rm has ended and removed nothing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let output = rm.end_with("TERM")?;
     let left: BTreeSet<String> = root.ids()?;
-    let code = output.status.code().context("it was killed")?;
     let said = output.stderr_text();
-    // It was through before the signal came, or it says what is left.
-    ensure!(code == 0 || code == 143, "{output:?}");
-    ensure!(
-        left.is_empty() || (code == 143 && left.iter().all(|id| said.contains(id))),
-        "{left:?} are left: {output:?}"
-    );
+    ensure!(output.status.code() == Some(143), "{output:?}");
+    ensure!(!left.is_empty(), "the signal kept nothing: {output:?}");
+    for id in &ids {
+        ensure!(
+            left.contains(id) == said.contains(id),
+            "{id} is told wrongly, {left:?} are left: {output:?}"
+        );
+    }
+    if let Some(serve) = &mut serve {
+        serve.terminate()?;
+    }
     ensure!(!said.contains("panicked"), "{said}");
     root.quiet(&["create", "after"])?;
     root.check()?;

@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::eventually;
@@ -48,6 +49,42 @@ pub(crate) fn ends_well() -> Result<()> {
     ensure!(Path::new(tree.trim_end()).exists(), "the mount is gone");
     ensure!(root.ids()?.iter().eq(["a", "b"]), "ls shows {:?}", root.ids()?);
     root.quiet(&["umount", "a"])?;
+    root.check()?;
+    root.stop_and_check()
+}
+
+pub(crate) fn second_signal() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    let mut serve = root.serve()?;
+    root.quiet(&["create", "a"])?;
+    // A client that says nothing is waited for at the end; it was taken if one after it is answered.
+    let _idle = UnixStream::connect(socket(&root)?)?;
+    root.quiet(&["create", "b"])?;
+    serve.running.signal("INT")?;
+    serve.notify.wait_for("STOPPING=1")?;
+    let begin = Instant::now();
+    let output = serve.running.end_with("TERM")?;
+    ensure!(output.status.signal() == Some(15), "it ended otherwise: {output:?}");
+    ensure!(begin.elapsed() < Duration::from_secs(3), "it took {:?}", begin.elapsed());
+    root.quiet(&["create", "c"])?;
+    root.check()?;
+    root.stop_and_check()
+}
+
+/// The lock of a root is new, and the disk so full that its text could not be written.
+pub(crate) fn lock_without_text() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    let mut serve = root.serve()?;
+    root.quiet(&["create", "a"])?;
+    std::fs::File::options().write(true).open(root.path.join("thinlayer/lock"))?.set_len(0)?;
+    root.quiet(&["create", "--parent", "a", "b"])?;
+    root.quiet(&["rm", "a"])?;
+    let said = root.refused(&["serve"], 5)?;
+    ensure!(said.contains(&format!("thinlayer serve (pid {})", serve.running.pid())), "{said}");
+    // Nobody listens on the socket that a killed one left.
+    serve.kill()?;
+    root.quiet(&["create", "c"])?;
+    ensure!(root.ids()?.iter().eq(["b", "c"]), "ls shows {:?}", root.ids()?);
     root.check()?;
     root.stop_and_check()
 }

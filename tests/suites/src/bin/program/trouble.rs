@@ -1,5 +1,6 @@
 //! Full disks, damaged roots and commands that make no sense.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -248,6 +249,82 @@ pub(crate) fn pool_of_another_root() -> Result<()> {
     root.quiet(&["stop"])?;
     third.stop_and_check()?;
     root.thin_check()
+}
+
+/// A machine without device-mapper: no control node, and the kernel does not list it.
+const HIDE: &str = "mount -t tmpfs none /dev/mapper && mount --bind \"$0\" /proc/misc && exec \"$@\"";
+
+pub(crate) fn without_device_mapper() -> Result<()> {
+    let misc = scratch_dir()?.join("misc");
+    let listed = fs::read_to_string("/proc/misc")?;
+    let others: Vec<&str> = listed.lines().filter(|line| !line.contains("device-mapper")).collect();
+    ensure!(others.len() < listed.lines().count(), "the kernel does not list device-mapper: {listed}");
+    fs::write(&misc, others.join("\n") + "\n")?;
+    let root = Root::new("root", "ext4")?;
+    let hidden = |words: &[&str]| -> Result<harness::Output> {
+        let command = root.command(words)?;
+        let script = [OsStr::new("--mount"), "sh".as_ref(), "-c".as_ref(), HIDE.as_ref(), misc.as_os_str()];
+        let words = script.into_iter().chain([command.get_program()]).chain(command.get_args());
+        harness::try_run("unshare", words)
+    };
+    let unsupported = |words: &[&str]| -> Result<()> {
+        let output = hidden(words)?;
+        let said = output.stderr_text();
+        ensure!(output.status.code() == Some(8) && output.stdout.is_empty(), "{words:?}: {output:?}");
+        ensure!(
+            said.lines().count() == 1 && said.contains("no device-mapper in this kernel"),
+            "{words:?}: {said}"
+        );
+        Ok(())
+    };
+    for words in [&["create", "x"][..], &["serve"]] {
+        unsupported(words)?;
+        ensure!(!root.path.exists(), "{words:?} has made the root");
+    }
+    let said = hidden(&["--json", "create", "x"])?.stderr_text();
+    ensure!(said.lines().last().is_some_and(|line| line.contains("\"unsupported\"")), "{said}");
+
+    root.quiet(&["create", "a"])?;
+    root.stop_and_check()?;
+    let words: [&[&str]; 8] = [
+        &["create", "x"],
+        &["mount", "a"],
+        &["rm", "a"],
+        &["resize", "a", "1G"],
+        &["serve"],
+        &["stop"],
+        &["status"],
+        &["check"],
+    ];
+    words.iter().try_for_each(|words| unsupported(words))?;
+    // What only reads the records needs none.
+    for words in [&["ls"][..], &["tree"], &["inspect", "a"], &["exists", "a"]] {
+        let output = hidden(words)?;
+        ensure!(output.status.success(), "{words:?}: {output:?}");
+    }
+    ensure!(root.ids()?.iter().eq(["a"]), "ls shows {:?}", root.ids()?);
+    root.check()?;
+    root.stop_and_check()
+}
+
+/// A script takes code 3 for "that layer is gone already".
+pub(crate) fn missing_beneath() -> Result<()> {
+    let other = Root::with(&scratch_dir()?.join("other"), vec!["dm.datadev=/dev/nope".into()])?;
+    let said = other.refused(&["create", "x"], 2)?;
+    ensure!(said.contains("/dev/nope") && said.contains("dm.datadev"), "{said}");
+
+    let root = Root::new("root", "ext4")?;
+    root.quiet(&["create", "a"])?;
+    let id = root.json(&["inspect", "a"])?["device_id"].to_string();
+    let pool = root.json(&["status"])?["pool_name"].as_str().context("no name")?.to_owned();
+    harness::run("dmsetup", ["message", &pool, "0", &format!("delete {id}")])?;
+    let said = root.refused(&["mount", "a"], 7)?;
+    ensure!(said.contains("layer a"), "{said}");
+    root.refused(&["mount", "nobody"], 3)?;
+    root.refused(&["rm", "nobody"], 3)?;
+    root.quiet(&["rm", "a"])?;
+    root.refused(&["rm", "a"], 3)?;
+    root.stop_and_check()
 }
 
 pub(crate) fn nonsense() -> Result<()> {

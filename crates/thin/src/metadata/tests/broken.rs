@@ -249,6 +249,14 @@ fn wrong_counts_are_told() {
         panic!("{found:?}")
     };
     assert!(!found[0].is_leak() && found[0].to_string().contains("may be given away while in use"));
+    // What the kernel counts as free in the last bitmap, and what nobody does.
+    let index = 32 + 8 * 168 + 8;
+    let free = u32::try_from(number(&image, roots["data index"], index) & 0xffff_ffff).unwrap();
+    for (stored, found) in [(free + 16_320 - 1024, 0), (free + 1, 1)] {
+        let mut counted = image.clone();
+        sealed(&mut counted, roots["data index"], BlockKind::Node, index, &stored.to_le_bytes());
+        assert_eq!(faults(counted).len(), found, "{stored}");
+    }
     // A device's own count.
     let mut mapped = image.clone();
     let values = 32 + 8 * number_of(&image, roots["details"], 20);

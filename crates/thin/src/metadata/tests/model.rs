@@ -18,7 +18,7 @@ fn pools() -> impl Strategy<Value = WrittenPool> {
     );
     shape.prop_map(|(devices, fill, held)| {
         let mut pool =
-            WrittenPool { fill, held, data_blocks: 20_000, metadata_blocks: 900, ..WrittenPool::default() };
+            WrittenPool { fill, held, data_blocks: 20_000, metadata_blocks: 4000, ..WrittenPool::default() };
         let mut made: Vec<WrittenDevice> = Vec::new();
         for (number, origin, snapshot, runs) in devices {
             let mut device = if snapshot && !made.is_empty() {

@@ -14,6 +14,7 @@ use thinlayer_filesystem::{
     Alive, Detected, Filesystems, Kind, MakeOptions, Mount, MountRequest, Owner, Unmount, Unmounted,
 };
 use thinlayer_graphdriver::{Bytes, Machine};
+use thinlayer_provision::superblock::Superblock;
 use thinlayer_provision::{
     Allocation, AttachOptions, Attachment, Backing, BlockDevice, Ensured, FileInfo, LoopDevice, Progress,
 };
@@ -183,6 +184,10 @@ impl Filesystems for Timed<Arc<dyn Filesystems>> {
         self.time("detect", |fs| fs.detect(device))
     }
 
+    fn extent(&self, device: &Path) -> FsResult<Option<u64>> {
+        self.time("extent", |fs| fs.extent(device))
+    }
+
     fn usable(&self, kind: Kind) -> FsResult<()> {
         self.inner.usable(kind)
     }
@@ -269,6 +274,10 @@ impl Backing for Timed<Arc<dyn Backing>> {
 
     fn inspect(&self, path: &Path) -> BackingResult<BlockDevice> {
         self.time("inspect a device", |backing| backing.inspect(path))
+    }
+
+    fn superblock(&self, path: &Path) -> BackingResult<Superblock> {
+        self.time("read a pool's superblock", |backing| backing.superblock(path))
     }
 
     fn discard(&self, device: &Path, rate: Option<Bytes>, progress: Progress<'_>) -> BackingResult<bool> {

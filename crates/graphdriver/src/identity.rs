@@ -335,7 +335,7 @@ fn check_named(machine: &Machine, options: &Options, remembered: Option<&Identit
         let how = crate::direct_lvm::how_to_activate(machine, name);
         return Err(Error::Invalid {
             what: format!(
-                "there is no thin pool {name} (dm.thinpooldev); the layers of root {} are in {identity}; {}",
+                "there is no thin pool {name} (dm.thinpooldev); the layers of root {} are in {identity}; nothing was changed; {}",
                 machine.root.path.display(),
                 how.unwrap_or_else(|| "activate it, or give that name".into())
             ),

@@ -147,7 +147,7 @@ pub(crate) fn stored_wins() -> Result<()> {
         (percent.to_vec(), ["thinp_percent=90".to_owned(), disk.node.display().to_string()]),
         (
             vec!["dm.thinpooldev=other".to_owned()],
-            ["dm.thinpooldev=other".to_owned(), "docker-thinpool".to_owned()],
+            ["thin pool other".to_owned(), "docker-thinpool".to_owned()],
         ),
         (
             vec!["dm.datadev=/dev/sdx".to_owned()],

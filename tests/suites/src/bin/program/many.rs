@@ -11,7 +11,8 @@ use crate::fixture::{PATIENCE, Root, Running};
 fn ten(root: &Root) -> Result<()> {
     let ids: Vec<String> = (0..10).map(|n| format!("layer-{n}")).collect();
     let mut running: Vec<Running> =
-        ids.iter().map(|id| root.start(&["create", id])).collect::<Result<_>>()?;
+        // An emulated machine may need more than the ten seconds that a command waits by itself.
+        ids.iter().map(|id| root.start(&["--wait", "90", "create", id])).collect::<Result<_>>()?;
     for create in &mut running {
         let output = create.output()?;
         ensure!(output.status.success() && output.stdout.is_empty(), "a create failed: {output:?}");

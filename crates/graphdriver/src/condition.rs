@@ -1,7 +1,7 @@
 //! How the pool is, in one word for programs and one line for people, with what to do about it.
 
 use crate::error::Error;
-use crate::growth::part;
+use crate::growth::{LEAST_HOST, part};
 use crate::site::{Blocked, Ground, Plan, Site, figures};
 use crate::size::human_size;
 use thinlayer_dm::Bytes;
@@ -76,9 +76,6 @@ impl Condition {
 fn is_full(status: &PoolStatus) -> bool {
     status.total_data.0 > 0 && status.free_data().0 == 0
 }
-
-/// With less than this, a host file system is as good as full.
-const LEAST_HOST: u64 = 16 << 20;
 
 /// A condition and what to say about it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -346,7 +346,11 @@ impl Driver {
         if self.pool.status(Flush::No)?.health() != Health::Trouble(Trouble::OutOfMetadata) {
             return Ok(false);
         }
-        let grown = self.extend(self.deadlines.layer)?.unwrap_or_default();
+        let grown = self.extend(self.deadlines.layer).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the pool is out of metadata and cannot grow; its reserve is taken");
+            None
+        });
+        let grown = grown.unwrap_or_default();
         if grown.iter().any(|(side, done)| *side == Side::Metadata && matches!(done, Extended::Grown(_))) {
             return Ok(true);
         }

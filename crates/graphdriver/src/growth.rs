@@ -48,9 +48,12 @@ pub(crate) fn part(of: u64, percent: u8) -> u64 {
     u64::try_from(u128::from(of) * u128::from(percent) / 100).unwrap_or(u64::MAX)
 }
 
-/// What the host can give to a file of the pool: all but a twentieth of what is free, so that the host's own programs go on.
+/// With less than this free, a host file system is as good as full: ext4 alone keeps up to 16 MiB for itself, and calls them free.
+pub(crate) const LEAST_HOST: u64 = 16 << 20;
+
+/// What the host can give to a file of the pool: all but a twentieth of what is free, and but [`LEAST_HOST`], so that the host's own programs go on.
 pub(crate) fn host_share(free: u64) -> u64 {
-    free - free / 20
+    free.saturating_sub((free / 20).max(LEAST_HOST))
 }
 
 /// The largest size that a sparse file may have so that the host can hold all of it.
@@ -89,7 +92,9 @@ mod tests {
 
     #[test]
     fn the_host_limits_growth() {
-        assert_eq!(held_by_host(Bytes(100), 2000), Bytes(2000));
+        assert_eq!(held_by_host(Bytes(100), 2000 << 20), Bytes(100 + (1900 << 20)));
+        assert_eq!(held_by_host(Bytes(100), 20 << 20), Bytes(100 + (4 << 20)));
+        assert_eq!(held_by_host(Bytes(100), 1 << 20), Bytes(100));
         assert_eq!(within_limit(1000, 1200, 1100, 10), Some(1100));
         assert_eq!(within_limit(1000, 1200, 1005, 10), None);
         assert_eq!(within_limit(1000, 1200, 500, 10), None);

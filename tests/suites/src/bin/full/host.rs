@@ -46,7 +46,8 @@ impl Host {
             }
         }
         file.sync_all()?;
-        ensure!(self.free()? <= but + MIB, "{} are still free", self.free()?);
+        // ext4 keeps a fiftieth for itself, and calls it free.
+        ensure!(self.free()? <= but + 4 * MIB, "{} are still free", self.free()?);
         Ok(path)
     }
 

@@ -314,6 +314,7 @@ fn plan(
                 .tests
                 .iter()
                 .filter(|test| test_belongs(test, configuration))
+                .filter(|test| !test.thorough || arguments.matrix || arguments.suite.contains(&suite.suite))
                 .filter(move |test| wanted(&format!("{}: {}", suite.suite, test.test)))
                 .map(|test| PlannedTest {
                     suite: suite.suite.clone(),
@@ -393,6 +394,7 @@ mod tests {
             needs_udev: true,
             needs_no_udev: false,
             only_kernel: None,
+            thorough: false,
         };
         assert!(test_belongs(&test, &with) && !test_belongs(&test, &without));
         let newer = TestDescription { needs_udev: false, only_kernel: Some("6.12".to_owned()), ..test };

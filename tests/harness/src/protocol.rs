@@ -230,6 +230,8 @@ pub struct TestDescription {
     pub needs_no_udev: bool,
     /// The one kernel line it belongs to.
     pub only_kernel: Option<String>,
+    /// Whether it belongs only to `--matrix` and to runs that name its suite.
+    pub thorough: bool,
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub struct Test {
     needs_udev: bool,
     needs_no_udev: bool,
     only_kernel: Option<String>,
+    thorough: bool,
 }
 
 /// A test by name. The name is a sentence about what holds: "a removed device is gone from the list".
@@ -48,6 +49,7 @@ pub fn test(name: impl Into<String>, run: impl Fn() -> Result<()> + Send + 'stat
         needs_udev: false,
         needs_no_udev: false,
         only_kernel: None,
+        thorough: false,
     }
 }
 
@@ -80,6 +82,13 @@ impl Test {
         self
     }
 
+    /// The test takes long, and what it shows is shown in the small by a shorter one: it belongs to `--matrix`, and to a run that names its suite.
+    #[must_use]
+    pub fn thorough(mut self) -> Self {
+        self.thorough = true;
+        self
+    }
+
     fn describe(&self) -> TestDescription {
         TestDescription {
             test: self.name.clone(),
@@ -87,6 +96,7 @@ impl Test {
             needs_udev: self.needs_udev,
             needs_no_udev: self.needs_no_udev,
             only_kernel: self.only_kernel.clone(),
+            thorough: self.thorough,
         }
     }
 }

@@ -25,9 +25,11 @@ fn main() -> ExitCode {
             test("xfs: a graph of dockerd's goes to thinlayer and back", || story::there_and_back("xfs"))
                 .deadline(minutes(25)),
             test("ext4: a graph of dockerd's goes to thinlayer and back", || story::there_and_back("ext4"))
-                .deadline(minutes(25)),
+                .deadline(minutes(25))
+                .thorough(),
             test("a root of thinlayer's is dockerd's graph, and its layers stay whole", root_of_ours::taken)
-                .deadline(minutes(15)),
+                .deadline(minutes(15))
+                .thorough(),
         ],
     )
     .main()

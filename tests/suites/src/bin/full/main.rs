@@ -27,27 +27,33 @@ fn main() -> ExitCode {
             test("ext4: a pool that cannot grow fails its four writers and recovers", || {
                 brim::cannot_grow("ext4")
             })
-            .deadline(minutes(6)),
+            .deadline(minutes(6))
+            .thorough(),
             test("xfs: a pool that cannot grow fails its four writers and recovers", || {
                 brim::cannot_grow("xfs")
             })
-            .deadline(minutes(6)),
+            .deadline(minutes(6))
+            .thorough(),
             test("ext4: a full host below a sparse file loses nothing that was synced", || {
                 brim::host_full("ext4")
             })
-            .deadline(minutes(5)),
+            .deadline(minutes(5))
+            .thorough(),
             test("xfs: a full host below a sparse file loses nothing that was synced", || {
                 brim::host_full("xfs")
             })
-            .deadline(minutes(5)),
+            .deadline(minutes(5))
+            .thorough(),
             test("full metadata: the reserve lets layers be removed, through serve", || {
                 metadata::removal(true)
             })
-            .deadline(minutes(4)),
+            .deadline(minutes(4))
+            .thorough(),
             test("full metadata: the reserve lets layers be removed, by a command alone", || {
                 metadata::removal(false)
             })
-            .deadline(minutes(4)),
+            .deadline(minutes(4))
+            .thorough(),
             test("metadata grows at its threshold, at a create too", metadata::grows).deadline(minutes(4)),
             test(
                 "a serve killed while the pool grows leaves a pool that the next start completes",

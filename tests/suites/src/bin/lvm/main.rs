@@ -29,27 +29,36 @@ fn main() -> ExitCode {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     suite(
         "lvm",
-        // By name alone until each of its tests has been seen to pass, then `Set::NeedsUdev`.
-        Set::OnRequest,
+        Set::NeedsUdev,
         vec![
             test("a set-up killed after each step ends in the same pool", setup::killed_after_each_step)
-                .deadline(minutes(20)),
+                .deadline(minutes(20))
+                .thorough(),
             test("a set-up killed inside of each step ends in the same pool", setup::killed_inside)
-                .deadline(minutes(12)),
+                .deadline(minutes(12))
+                .thorough(),
             test("a stored configuration wins over options that were lost", setup::stored_wins)
-                .deadline(minutes(10)),
+                .deadline(minutes(10))
+                .thorough(),
             test("devices that hold something are refused and untouched", refusals::held_devices)
-                .deadline(minutes(12)),
+                .deadline(minutes(12))
+                .thorough(),
             test("missing tools are named before anything is written", refusals::missing_tools),
             test("after a reboot LVM activates the pool and the layers are there", reboot::reboot)
-                .deadline(minutes(12)),
-            test("a pool grows under its layers, also when it is full", growth::grows).deadline(minutes(12)),
+                .deadline(minutes(12))
+                .thorough(),
+            test("a pool grows under its layers, also when it is full", growth::grows)
+                .deadline(minutes(12))
+                .thorough(),
             test("a pool in which LVM counts is refused", given::counted_pools_are_refused)
-                .deadline(minutes(10)),
+                .deadline(minutes(10))
+                .thorough(),
             test("dockerd takes a pool that thinlayer set up", docker::dockerd_takes_ours)
-                .deadline(minutes(12)),
+                .deadline(minutes(12))
+                .thorough(),
             test("thinlayer takes a pool that dockerd set up", docker::we_take_dockerds)
-                .deadline(minutes(12)),
+                .deadline(minutes(12))
+                .thorough(),
         ],
     )
     .main()

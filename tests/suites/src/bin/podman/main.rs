@@ -25,7 +25,8 @@ fn main() -> ExitCode {
         Set::NeedsUdev,
         vec![
             test("xfs: a graph of Podman's on loop files goes to thinlayer and back", story::on_loop_files)
-                .deadline(minutes(25)),
+                .deadline(minutes(25))
+                .thorough(),
         ],
     )
     .main()

@@ -15,5 +15,5 @@ fn main() -> ExitCode {
         return live::hold_until_killed(&pool);
     }
     let tests = [offline::tests(), live::tests(), damage::tests()];
-    suite("metadata", Set::Everywhere, tests.into_iter().flatten().collect()).main()
+    suite("metadata", Set::Main, tests.into_iter().flatten().collect()).main()
 }

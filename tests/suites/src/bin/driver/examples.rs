@@ -34,7 +34,11 @@ fn text(path: &Path) -> &str {
 
 pub(crate) fn device_mapper() -> Result<()> {
     let disk = LoopFile::new("disk", 1 << 20)?;
-    File::options().write(true).open(disk.device())?.write_all_at(b"seen through it.", 8 * 512)?;
+    let device = File::options().write(true).open(disk.device())?;
+    device.write_all_at(b"seen through it.", 8 * 512)?;
+    // A mapping does not see the device's page cache, which a close writes back only if nobody else (udev) has it open.
+    device.sync_all()?;
+    drop(device);
     let seen = worked(window::window(text(disk.device()), Sectors(8), Sectors(64)))?;
     ensure!(seen == b"seen through it.", "{seen:?}");
     let beyond = window::window(text(disk.device()), Sectors(2040), Sectors(64));

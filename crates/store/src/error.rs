@@ -133,7 +133,7 @@ pub enum Error {
 pub enum ErrorKind {
     /// No such layer.
     NotFound,
-    /// The id or the device is in use already.
+    /// The id is in use already.
     Exists,
     /// A transaction is open.
     Busy,
@@ -141,7 +141,7 @@ pub enum ErrorKind {
     NoSpace,
     /// The store, or the file system, is read-only.
     ReadOnly,
-    /// A file does not hold what it should.
+    /// A file does not hold what it should, or two records name one device.
     Damaged,
     /// The request cannot be right.
     Invalid,
@@ -160,8 +160,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Exists { .. } | Self::DeviceTaken { .. } => ErrorKind::Exists,
-            Self::Damaged { .. } | Self::DamagedFile { .. } => ErrorKind::Damaged,
+            Self::Exists { .. } => ErrorKind::Exists,
+            Self::Damaged { .. } | Self::DamagedFile { .. } | Self::DeviceTaken { .. } => ErrorKind::Damaged,
             Self::ReadOnly { .. } => ErrorKind::ReadOnly,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
             Self::Io { source, .. } => match source.kind() {

@@ -306,7 +306,7 @@ fn two_records_of_one_device_are_kept_and_neither_deletes_it() {
         let error = store.deletable(&id(layer)).unwrap_err();
         assert!(matches!(error, Error::DeviceTaken { .. }), "{error}");
         let operation = Operation::delete(id(layer), device(18));
-        assert_eq!(store.begin(&[operation]).map(|_| ()).unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(store.begin(&[operation]).map(|_| ()).unwrap_err().kind(), ErrorKind::Damaged);
     }
     assert!(store.deletable(&LayerId::base()).is_ok());
     assert!(store.is_named_by_other(&id("L"), device(18)));

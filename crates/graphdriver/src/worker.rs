@@ -224,3 +224,28 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// I17: Docker's worker warns every 30 seconds, for as long as the device is open.
+    #[test]
+    fn a_device_that_stays_open_is_looked_at_less_often_each_time() {
+        let queue = Queue::default();
+        let id = LayerId::given("a").unwrap();
+        queue.push(id.clone());
+        queue.push(id);
+        assert_eq!(queue.len(), 1);
+        let (mut now, mut pauses) = (Duration::from_secs(7), Vec::new());
+        for _ in 0..9 {
+            let entry = queue.pop(now).unwrap();
+            let pause = entry.pause;
+            queue.put_back(entry, now);
+            now += pause;
+            assert!(queue.pop(now - Duration::from_millis(1)).is_none(), "it was looked at too early");
+            pauses.push(pause.as_millis());
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
+    }
+}

@@ -126,18 +126,24 @@ pub(crate) fn left_overs() -> Result<()> {
     Ok(())
 }
 
+/// The size of a mounted file system, in MiB.
+fn size_of(tree: &str) -> Result<u64> {
+    let said = harness::run("df", ["--output=size", "--block-size=1M", tree])?.stdout_text();
+    Ok(said.lines().last().context("df says nothing")?.trim().parse()?)
+}
+
+/// The size of a layer's file system, in MiB.
+fn room(root: &Root, id: &str) -> Result<u64> {
+    let size = size_of(&root.run(&["mount", id])?);
+    root.run(&["umount", id])?;
+    size
+}
+
 /// Sizes: a base that has to grow, layers of other sizes, and what may not shrink.
 pub(crate) fn sizes(filesystem: &str) -> Result<()> {
     let (before, after, layer) = if filesystem == "xfs" { (300_u64, 340_u64, 380_u64) } else { (48, 64, 80) };
     let root = docker_root("root", filesystem)?;
-    let room = |id: &str| -> Result<u64> {
-        let tree = root.run(&["mount", id])?;
-        let size = harness::run("df", ["--output=size", "--block-size=1M", &tree])?.stdout_text();
-        root.run(&["umount", id])?;
-        let size = size.lines().last().context("df says nothing")?.trim().parse()?;
-        Ok(size)
-    };
-    let plain = room("a")?;
+    let plain = room(&root, "a")?;
     ensure!(plain <= before, "{plain}");
     let larger = Root::at(&root.path, {
         let mut options = root.options.clone();
@@ -149,17 +155,17 @@ pub(crate) fn sizes(filesystem: &str) -> Result<()> {
     root.stop()?;
     larger.layer("fresh", None)?;
     ensure!(root.number("base", "size")? == after << 20, "the base was not grown");
-    let grown = room("fresh")?;
+    let grown = room(&larger, "fresh")?;
     ensure!(grown > plain && grown <= after, "{grown} is no size between {plain} and {after}");
-    ensure!(room("a")? == plain, "an old layer has grown");
+    ensure!(room(&larger, "a")? == plain, "an old layer has grown");
     // A layer of its own size, and its child.
     larger.run(&["create", "--parent", "b", "--size", &format!("{layer}M"), "big"])?;
     larger.run(&["create", "--parent", "big", "child"])?;
-    let big = room("child")?;
+    let big = room(&larger, "child")?;
     ensure!(big > grown && big <= layer, "{big} is no size between {grown} and {layer}");
     larger.stop()?;
     as_docker_leaves_it(&root)?;
-    ensure!(room("child")? == big, "the size was lost with what Docker does not keep");
+    ensure!(room(&larger, "child")? == big, "the size was lost with what Docker does not keep");
     // Nothing shrinks.
     let said = larger.refused(&["resize", "big", "20M"], 2)?;
     ensure!(said.contains("smaller"), "{said}");
@@ -170,9 +176,8 @@ pub(crate) fn sizes(filesystem: &str) -> Result<()> {
     // A mounted layer grows online.
     let tree = larger.run(&["mount", "a"])?;
     larger.run(&["resize", "a", &format!("{layer}M")])?;
-    let size = harness::run("df", ["--output=size", "--block-size=1M", &tree])?.stdout_text();
+    let size = size_of(&tree)?;
     larger.run(&["umount", "a"])?;
-    let size: u64 = size.lines().last().context("df says nothing")?.trim().parse()?;
     ensure!(size > plain, "{size} is not more than {plain}");
     larger.holds("a", "a")?;
     larger.check()?;
@@ -191,16 +196,10 @@ pub(crate) fn growth_that_docker_failed(filesystem: &str) -> Result<()> {
     let mut options = root.options.clone();
     options.retain(|item| !item.starts_with("dm.basesize"));
     let found = Root::at(&root.path, options);
-    let room = |id: &str| -> Result<u64> {
-        let tree = found.run(&["mount", id])?;
-        let size = harness::run("df", ["--output=size", "--block-size=1M", &tree])?.stdout_text();
-        found.run(&["umount", id])?;
-        Ok(size.lines().last().context("df says nothing")?.trim().parse()?)
-    };
-    ensure!(room("b")? > before, "layer b was not grown to its device");
-    ensure!(room("a")? <= before, "layer a has grown");
+    ensure!(room(&found, "b")? > before, "layer b was not grown to its device");
+    ensure!(room(&found, "a")? <= before, "layer a has grown");
     found.layer("fresh", None)?;
-    ensure!(room("fresh")? > before, "the base was not grown to its device");
+    ensure!(room(&found, "fresh")? > before, "the base was not grown to its device");
     found.holds("b", "a")?;
     found.check()?;
     found.stop()?;

@@ -18,33 +18,50 @@ fn main() -> ExitCode {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     suite(
         "states",
-        Set::OnRequest,
+        Set::Main,
         vec![
             test("ext4: --read-only changes nothing", || looking::at_rest("ext4")).deadline(minutes(4)),
-            test("xfs: --read-only changes nothing", || looking::at_rest("xfs")).deadline(minutes(4)),
-            test("--read-only on a full disk", looking::full).deadline(minutes(4)),
+            test("xfs: --read-only changes nothing", || looking::at_rest("xfs"))
+                .deadline(minutes(4))
+                .thorough(),
+            test("--read-only on a full disk", looking::full).deadline(minutes(4)).thorough(),
             test("--read-only on a damaged root", looking::damaged).deadline(minutes(4)),
-            test("--read-only on a pool that is up", looking::given_pool).deadline(minutes(4)),
-            test("ext4: formats of old versions", || formats::old_formats("ext4")).deadline(minutes(4)),
-            test("xfs: formats of old versions", || formats::old_formats("xfs")).deadline(minutes(4)),
+            test("--read-only on a pool that is up", looking::given_pool).deadline(minutes(4)).thorough(),
+            test("ext4: formats of old versions", || formats::old_formats("ext4"))
+                .deadline(minutes(4))
+                .thorough(),
+            test("xfs: formats of old versions", || formats::old_formats("xfs"))
+                .deadline(minutes(4))
+                .thorough(),
             test("left-overs and one damaged record among many", formats::left_overs).deadline(minutes(4)),
-            test("ext4: sizes grow and never shrink", || formats::sizes("ext4")).deadline(minutes(4)),
-            test("xfs: sizes grow and never shrink", || formats::sizes("xfs")).deadline(minutes(4)),
+            test("ext4: sizes grow and never shrink", || formats::sizes("ext4"))
+                .deadline(minutes(4))
+                .thorough(),
+            test("xfs: sizes grow and never shrink", || formats::sizes("xfs"))
+                .deadline(minutes(4))
+                .thorough(),
             test("ext4: a growth that Docker failed is finished", || {
                 formats::growth_that_docker_failed("ext4")
             })
-            .deadline(minutes(4)),
+            .deadline(minutes(4))
+            .thorough(),
             test("xfs: a growth that Docker failed is finished", || {
                 formats::growth_that_docker_failed("xfs")
             })
-            .deadline(minutes(4)),
-            test("interrupted creates, each row", crashes::interrupted_creates).deadline(minutes(4)),
-            test("interrupted deletes, each row", crashes::interrupted_deletes).deadline(minutes(4)),
+            .deadline(minutes(4))
+            .thorough(),
+            test("interrupted creates, each row", crashes::interrupted_creates)
+                .deadline(minutes(4))
+                .thorough(),
+            test("interrupted deletes, each row", crashes::interrupted_deletes)
+                .deadline(minutes(4))
+                .thorough(),
             test("interrupted deletes of a device in use", crashes::interrupted_deferred_deletes)
                 .deadline(minutes(4)),
             test("a pool that was moved on, and one that is older", crashes::other_counters)
-                .deadline(minutes(4)),
-            test("Podman's names and lock", podman::names_and_lock).deadline(minutes(4)),
+                .deadline(minutes(4))
+                .thorough(),
+            test("Podman's names and lock", podman::names_and_lock).deadline(minutes(4)).thorough(),
             test("adopt tells, and changes nothing before --yes", podman::adopting).deadline(minutes(4)),
         ],
     )

@@ -64,6 +64,7 @@ mod scripted;
 mod sys;
 mod system;
 mod temporary;
+mod unmount;
 
 pub use detect::{NEEDED, extent_of, identify};
 pub use error::{Error, ErrorKind, Result};

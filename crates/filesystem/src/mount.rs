@@ -1,14 +1,12 @@
 //! Mounting by the kernel's mount API (`fsopen` and its relatives), and by mount(2) where the kernel is older than 5.2.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::filesystems::{Kind, MountRequest, Unmount, Unmounted};
+use crate::filesystems::{Kind, MountRequest};
 use crate::kernel_log::KernelLog;
-use crate::mountinfo;
 use crate::options::{MountFlags, MountOptions};
 use crate::sys;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use std::ffi::CString;
 use std::fs::File;
@@ -73,6 +71,11 @@ pub(crate) fn options_of(
         Kind::Ext4 => {
             if request.no_recovery {
                 need("noload")?;
+            }
+            // An ext4 that goes on after a write of its own structures has failed may read their old content back from the device, and
+            // journal that on top of what was synced.
+            if !read_only && !options.has("errors") {
+                options.set("errors", Some("remount-ro"))?;
             }
         }
     }
@@ -238,35 +241,6 @@ impl Drop for DeviceReadOnly {
             tracing::warn!(device = ?self.device, %errno, "a device could not be made writable again after its mount");
         }
     }
-}
-
-pub(crate) fn unmount(target: &Path, when: Unmount) -> Result<Unmounted> {
-    let flags = match when {
-        Unmount::Now => MntFlags::UMOUNT_NOFOLLOW,
-        Unmount::Lazy => MntFlags::UMOUNT_NOFOLLOW | MntFlags::MNT_DETACH,
-    };
-    match umount2(target, flags) {
-        Ok(()) => Ok(Unmounted::Done),
-        Err(Errno::ENOENT) => Ok(Unmounted::NotMounted),
-        // Also the answer for a mount that this process may not undo (of another mount namespace's owner).
-        Err(Errno::EINVAL) if !is_mount_point(target)? => Ok(Unmounted::NotMounted),
-        Err(errno) => {
-            let error = Error::new("unmount", target, errno);
-            Err(match errno {
-                Errno::EBUSY => error.detail("something in it is open, is a working folder or is mounted on"),
-                _ => error,
-            })
-        }
-    }
-}
-
-fn is_mount_point(target: &Path) -> Result<bool> {
-    let real = match (target.parent(), target.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize().map(|parent| parent.join(name)),
-        _ => target.canonicalize(),
-    };
-    let real = real.map_err(|error| Error::io("unmount", target, &error))?;
-    Ok(mountinfo::mounts()?.iter().any(|mount| mount.target == real))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod uapi {
     pub(super) const FSCONFIG_CMD_CREATE: c_uint = 6;
     pub(super) const MOVE_MOUNT_F_EMPTY_PATH: c_uint = 0x04;
     pub(super) const MOVE_MOUNT_T_EMPTY_PATH: c_uint = 0x40;
+    pub(super) const OPEN_TREE_CLONE: c_uint = 1;
     /// "No file descriptor", for the parameters that do not need one.
     pub(super) const NO_AUX: c_int = 0;
 }
@@ -77,6 +78,7 @@ mod ioctls {
     nix::ioctl_readwrite!(fifreeze, b'X', 119, c_int);
     nix::ioctl_readwrite!(fithaw, b'X', 120, c_int);
     nix::ioctl_write_ptr!(ext4_resize, b'f', 16, u64);
+    nix::ioctl_write_ptr!(ext4_checkpoint, b'f', 43, u32);
     nix::ioctl_read!(xfs_geometry_v4, b'X', 124, XfsGeometry);
     nix::ioctl_write_ptr!(xfs_growfs_data, b'X', 110, XfsGrow);
 }
@@ -149,6 +151,15 @@ pub(crate) fn move_mount(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Resul
     Errno::result(answer).map(drop)
 }
 
+/// A copy of the mount at a path that is nowhere yet; it goes with its descriptor. A link in the last place is not followed.
+pub(crate) fn copy_mount(path: &CStr) -> Result<OwnedFd> {
+    let here = libc::AT_FDCWD;
+    let flags =
+        uapi::OPEN_TREE_CLONE | libc::O_CLOEXEC.cast_unsigned() | libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
+    // SAFETY: the pointer is to a string that lives through the call.
+    descriptor(unsafe { libc::syscall(libc::SYS_open_tree, here, path.as_ptr(), flags) })
+}
+
 /// Bytes of a block device.
 pub(crate) fn device_size(device: BorrowedFd<'_>) -> Result<u64> {
     let mut bytes = 0;
@@ -190,6 +201,13 @@ pub(crate) fn thaw(mount: BorrowedFd<'_>) -> Result<()> {
 pub(crate) fn ext4_resize(mount: BorrowedFd<'_>, blocks: u64) -> Result<()> {
     // SAFETY: the kernel reads 64 bits.
     unsafe { ioctls::ext4_resize(mount.as_raw_fd(), &blocks) }.map(drop)
+}
+
+/// `EXT4_IOC_CHECKPOINT`, by the mounted file system's root: the journal's content is written to its place, and the journal is empty.
+pub(crate) fn ext4_checkpoint(root: BorrowedFd<'_>) -> Result<()> {
+    let no_flags = 0;
+    // SAFETY: the kernel reads 32 bits.
+    unsafe { ioctls::ext4_checkpoint(root.as_raw_fd(), &no_flags) }.map(drop)
 }
 
 /// `XFS_IOC_FSGEOMETRY_V4`.

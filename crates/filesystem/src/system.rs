@@ -152,7 +152,7 @@ impl Filesystems for System {
     }
 
     fn unmount(&self, target: &Path, when: Unmount) -> Result<Unmounted> {
-        mount::unmount(target, when)
+        crate::unmount::unmount(target, when)
     }
 
     fn grow(&self, kind: Kind, mount_point: &Path, device: &Path) -> Result<()> {

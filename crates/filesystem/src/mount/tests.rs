@@ -20,13 +20,13 @@ fn words(request: &MountRequest) -> String {
 fn what_each_kind_is_mounted_with() {
     let mut ext4 = request(Kind::Ext4);
     let mut xfs = request(Kind::Xfs);
-    assert_eq!(words(&ext4), "defaults");
+    assert_eq!(words(&ext4), "errors=remount-ro");
     assert_eq!(words(&xfs), "nouuid");
     for request in [&mut ext4, &mut xfs] {
         request.options = vec!["noatime".to_owned(), "discard".to_owned()];
         request.label = Some("u:r:t:s0:c1,c2".to_owned());
     }
-    assert_eq!(words(&ext4), r#"noatime,discard,context="u:r:t:s0:c1,c2""#);
+    assert_eq!(words(&ext4), r#"noatime,discard,errors=remount-ro,context="u:r:t:s0:c1,c2""#);
     assert_eq!(words(&xfs), r#"noatime,discard,nouuid,context="u:r:t:s0:c1,c2""#);
 }
 
@@ -50,6 +50,8 @@ fn a_word_that_is_there_is_not_added_again() {
     let options = vec!["nouuid,norecovery,rw".to_owned()];
     let request = MountRequest { read_only: true, options, ..request(Kind::Xfs) };
     assert_eq!(words(&request), "ro,nouuid,norecovery");
+    let options = vec!["errors=continue".to_owned()];
+    assert_eq!(words(&MountRequest { options, ..self::request(Kind::Ext4) }), "errors=continue");
 }
 
 #[test]

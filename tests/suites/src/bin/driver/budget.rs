@@ -202,7 +202,11 @@ pub(crate) fn a_life_under_strace(filesystem: &str) -> Result<()> {
             == 0,
         "the cycle started a process"
     );
-    ensure!(count(&call("syncfs(")) + count(&call(" sync(")) == 0, "the cycle synced the whole machine");
+    ensure!(count(&call(" sync(")) == 0, "the cycle synced the whole machine");
+    // An ext4 is written out before its last mount goes, which would write it out otherwise.
+    let wanted = usize::from(filesystem == "ext4");
+    let synced = count(&call("syncfs("));
+    ensure!(synced == wanted, "the cycle synced {synced} file systems:\n{}", lines.join("\n"));
     // create 4, get 3, put 1, remove 2, and one more if udev had the device open at the put.
     ensure!(
         (10..=11).contains(&device_mapper),

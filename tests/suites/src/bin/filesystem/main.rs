@@ -1,6 +1,7 @@
 //! `thinlayer-filesystem` on the real kernel: ext4 and xfs on loop devices, with the usual tools as second opinion.
 
 mod bench;
+mod journal;
 mod live;
 mod making;
 mod mounting;
@@ -39,6 +40,11 @@ fn main() -> ExitCode {
             test("what cannot grow says why", live::not_growing),
             test("a frozen file system holds its writers until it is thawed", live::freezing),
             test("xfs's patience with a full device can be limited", live::xfs_retries),
+            test(
+                "what was synced into an ext4 outlives an unmount that cannot write",
+                journal::outlives_an_unmount,
+            ),
+            test("an ext4 that could not write its own structures takes no more", journal::no_more_writes),
             test("mounting, growing and unmounting start no process", live::no_process),
         ],
     )

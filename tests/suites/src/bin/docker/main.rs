@@ -1,11 +1,9 @@
 //! dockerd with its own `devicemapper` driver and thinlayer on the same graph, one after the other, in both directions.
 
-mod daemon;
 mod found;
 mod refusals;
 mod root_of_ours;
 mod story;
-mod tree;
 
 #[path = "../program/fixture.rs"]
 #[expect(dead_code, reason = "the fixture of the program's own suite, of which this one needs a part")]

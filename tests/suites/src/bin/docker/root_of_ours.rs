@@ -7,14 +7,15 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use harness::scratch_dir;
+use suites::dockerd::Docker;
+use suites::engine::Engine;
+use suites::tree::{Tree, image_tar, unpack};
 
-use crate::daemon::Docker;
 use crate::fixture::{Root, options};
-use crate::tree::{Tree, image_tar, unpack};
 
 pub(crate) fn taken() -> Result<()> {
     let tar = image_tar(&scratch_dir()?)?;
-    let mut docker = Docker::new("xfs")?;
+    let mut docker = Docker::new(options("xfs"))?;
     fs::create_dir_all(docker.home())?;
     // As the daemon's root belongs to a container's root where users are remapped.
     let remapped = (165_536, 165_537);

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use harness::scratch_dir;
 
-use crate::daemon::Docker;
-use crate::fixture::Root;
+use suites::dockerd::Docker;
+use suites::engine::Engine;
+use suites::tree::{Tree, image_tar};
+
+use crate::fixture::{Root, options};
 use crate::found::{Found, Leak, records, row, rows, same_rows, transaction_id};
 use crate::refusals;
-use crate::tree::{Tree, image_tar, unpack};
 
 /// What Docker puts over an image, into a container's init layer.
 pub(crate) const INIT_FILES: [&str; 7] =
@@ -57,7 +59,7 @@ impl Graph {
     /// Two images, a container that ran, one that runs a while, one that never ran, and one that is removed while something is in it.
     fn made_by_docker(filesystem: &str) -> Result<(Self, Leak)> {
         let tar = image_tar(&scratch_dir()?)?;
-        let mut docker = Docker::new(filesystem)?;
+        let mut docker = Docker::new(options(filesystem))?;
         docker.start()?;
         // No option: a root is opened as it is found.
         let root = Root::with(&docker.home(), Vec::new())?;
@@ -68,8 +70,8 @@ impl Graph {
         let long = docker.container(&["run", "-d"], "upper", LONG)?;
         let busy = docker.container(&["run", "-d"], "upper", "exec sleep 900")?;
         let plain = docker.container(&["create"], "upper", "true")?;
-        let plain_tree = export(&docker, &plain)?;
-        let long_tree = export(&docker, &long)?;
+        let plain_tree = docker.export(&plain)?;
+        let long_tree = docker.export(&long)?;
         refusals::running_dockerd(&root).context("a running dockerd")?;
         docker.run(&["kill", &long])?;
 
@@ -179,14 +181,13 @@ impl Graph {
         let said = docker.run(&["start", "-a", &self.one])?;
         ensure!(said == "hello", "the container says {said:?}");
         let again = docker.container(&["create"], "upper", "true")?;
-        let exported = export(docker, &again)?.without(&INIT_FILES);
+        let exported = docker.export(&again)?.without(&INIT_FILES);
         self.plain_tree.without(&INIT_FILES).same(&exported, "containers of the image before and after")?;
         docker.run(&["rm", &again])?;
         docker.run(&["start", &self.long])?;
         let said = docker.run(&["exec", &self.long, "/bin/cat", "/made"])?;
         ensure!(said == "long", "the container's file holds {said:?}");
-        let pid = docker.run(&["inspect", "--format", "{{.State.Pid}}", &self.long])?;
-        Ok(pid.parse()?)
+        docker.pid(&self.long)
     }
 
     /// dockerd is killed while a container runs, and then everything.
@@ -267,15 +268,4 @@ impl Graph {
         ensure!(root.devices_in_pool()? == 1, "the pool holds {} devices", root.devices_in_pool()?);
         Ok(())
     }
-}
-
-/// What Docker exports of a container.
-fn export(docker: &Docker, container: &str) -> Result<Tree> {
-    let (tar, folder) = (scratch_dir()?.join("export.tar"), scratch_dir()?.join("export"));
-    docker.run(&["export".as_ref(), "--output".as_ref(), tar.as_os_str(), container.as_ref()])?;
-    if folder.exists() {
-        fs::remove_dir_all(&folder)?;
-    }
-    unpack(&tar, &folder)?;
-    Tree::read(&folder)
 }

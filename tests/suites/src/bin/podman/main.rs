@@ -6,8 +6,10 @@ mod story;
 #[path = "../docker/found.rs"]
 #[expect(dead_code, reason = "what the suite of dockerd sees of a root, of which this one needs a part")]
 mod found;
-#[path = "../docker/tree.rs"]
-mod tree;
+
+#[path = "../lvm/disk.rs"]
+#[expect(dead_code, reason = "the disk of LVM's own suite, of which this one needs a part")]
+mod disk;
 
 #[path = "../program/fixture.rs"]
 #[expect(dead_code, reason = "the fixture of the program's own suite, of which this one needs a part")]
@@ -25,6 +27,9 @@ fn main() -> ExitCode {
         Set::NeedsUdev,
         vec![
             test("xfs: a graph of Podman's on loop files goes to thinlayer and back", story::on_loop_files)
+                .deadline(minutes(25))
+                .thorough(),
+            test("ext4: a graph of Podman's on LVM goes to thinlayer and back", story::on_lvm)
                 .deadline(minutes(25))
                 .thorough(),
         ],

@@ -1,4 +1,4 @@
-//! One graph's way from Podman to thinlayer and back, on loop files.
+//! One graph's way from Podman to thinlayer and back, on loop files and on a pool of LVM's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use harness::scratch_dir;
+use suites::engine::{Engine, kill_container};
+use suites::tree::{Tree, image_tar};
 
-use crate::engine::{Podman, kill};
+use crate::disk::{Disk, SIZE};
+use crate::engine::Podman;
 use crate::fixture::{Root, options};
 use crate::found::{Leak, records, rows};
-use crate::tree::{Tree, image_tar};
 
 /// A row that names another program's version.
 const LIBRARY: &str = "Library Version";
@@ -39,6 +41,34 @@ pub(crate) fn on_loop_files() -> Result<()> {
     graph.everything_goes().context("at the end")?;
     graph.root.stop_and_check()?;
     ensure!(graph.root.devices_in_pool()? == 1, "the pool holds {} devices", graph.root.devices_in_pool()?);
+    Ok(())
+}
+
+/// The pool that Podman makes on a device, which is its default: LVM's.
+pub(crate) fn on_lvm() -> Result<()> {
+    let disk = Disk::new("disk", SIZE)?;
+    // Without `dm.mountopt` Podman mounts also ext4 with `nouuid`, which ext4 refuses.
+    let options = [&disk.option(), "dm.basesize=320M", "dm.fs=ext4", "dm.mountopt=noatime"];
+    let podman = Podman::new(options.map(str::to_owned).to_vec())?;
+    // What Podman stored of its set-up is all that thinlayer is told.
+    let root = Root::with(&podman.home(), Vec::new())?;
+    let (graph, leak) = Graph::made_by_podman(podman, root)?;
+    graph.first_hand_over(leak).context("thinlayer on the graph")?;
+    graph.back_to_podman().context("Podman has it back")?;
+    graph.everything_goes().context("at the end")?;
+    graph.root.quiet(&["stop"])?;
+    let active = harness::run("dmsetup", ["ls"])?.stdout_text();
+    ensure!(!active.contains("container-"), "left active: {active}");
+    // The pool was moved on by both, and LVM takes it as it is (I8).
+    crate::disk::deactivate()?;
+    harness::run("vgchange", ["--activate", "y", "storage"])?;
+    ensure!(harness::run("dmsetup", ["ls"])?.stdout_text().contains("storage-thinpool"), "no pool");
+    crate::disk::deactivate()?;
+    harness::run("lvchange", ["--activate", "y", "--yes", "storage/thinpool_tmeta"])?;
+    let metadata = "/dev/mapper/storage-thinpool_tmeta";
+    harness::run("thin_check", [metadata])?;
+    let left = harness::run("thin_ls", ["--no-headers", metadata])?.stdout_text();
+    ensure!(left.lines().count() == 1, "the pool holds more than the base: {left}");
     Ok(())
 }
 
@@ -88,7 +118,7 @@ impl Graph {
         leak.end()?;
 
         // What a crash leaves: the mount stays.
-        kill(self.running)?;
+        kill_container(self.running)?;
         let mounted = root.json(&["inspect", &long])?;
         let path = mounted["mounted_at"].as_str().with_context(|| format!("it is not mounted: {mounted}"))?;
         self.trees[&long]

@@ -10,36 +10,40 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::{Output, eventually, scratch_dir};
+use harness::{eventually, scratch_dir};
 
-/// How long the daemon may take to start or to end in a slow VM.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::engine::{Engine, PATIENCE, kill_container};
+
 const EXEC: &str = "/run/docker-test";
 const SOCKET: &str = "/run/docker-test.sock";
 const CONTAINERD: &str = "/run/containerd-test.sock";
 
 /// A data root and the daemons on it, which end with this value.
-pub(crate) struct Docker {
-    pub(crate) data: PathBuf,
+#[derive(Debug)]
+pub struct Docker {
+    /// The data root.
+    pub data: PathBuf,
     options: Vec<String>,
     containerd: Option<Child>,
     dockerd: Option<Child>,
 }
 
 impl Docker {
-    /// A data root in the test's folder, with small sizes and this file system.
-    pub(crate) fn new(filesystem: &str) -> Result<Self> {
-        let options = crate::fixture::options(filesystem);
+    /// A data root in the test's folder, with these storage options.
+    ///
+    /// # Errors
+    /// If there is no scratch folder.
+    pub fn new(options: Vec<String>) -> Result<Self> {
         Ok(Self { data: scratch_dir()?.join("docker"), options, containerd: None, dockerd: None })
     }
 
     /// The folder that is thinlayer's root.
-    pub(crate) fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         self.data.join("devicemapper")
     }
 
     /// Starts containerd, if it does not run, and dockerd, and waits until it answers.
-    pub(crate) fn start(&mut self) -> Result<()> {
+    pub fn start(&mut self) -> Result<()> {
         if self.containerd.is_none() {
             let root = scratch_dir()?.join("containerd");
             let words = [
@@ -92,7 +96,7 @@ impl Docker {
     }
 
     /// Ends both in good order.
-    pub(crate) fn stop(&mut self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         for (name, child) in [("dockerd", self.dockerd.take()), ("containerd", self.containerd.take())] {
             let Some(mut child) = child else { continue };
             signal(child.id(), "TERM")?;
@@ -105,56 +109,19 @@ impl Docker {
     }
 
     /// `kill -9` of dockerd alone: containerd and the containers go on.
-    pub(crate) fn kill_dockerd(&mut self) -> Result<()> {
+    pub fn kill_dockerd(&mut self) -> Result<()> {
         kill(self.dockerd.take())
     }
 
     /// `kill -9` of dockerd, containerd, and the container with this process and what supervises it.
-    pub(crate) fn kill_all(&mut self, container: u32) -> Result<()> {
+    pub fn kill_all(&mut self, container: u32) -> Result<()> {
         kill(self.dockerd.take())?;
         kill(self.containerd.take())?;
-        let stat = fs::read_to_string(format!("/proc/{container}/stat"))?;
-        let supervisor =
-            stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)).context("no parent")?;
-        for pid in [supervisor.parse()?, container] {
-            signal(pid, "KILL")?;
-        }
-        eventually("the container to end", PATIENCE, || {
-            let there = Path::new(&format!("/proc/{container}/root/usr")).exists();
-            Ok(if there { Err("it runs".to_owned()) } else { Ok(()) })
-        })
-    }
-
-    /// The client; it has to succeed. What it printed.
-    pub(crate) fn run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<String> {
-        let output = self.try_run(words)?;
-        let shown: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
-        ensure!(output.status.success(), "docker {} failed: {output:?}\n{}", shown.join(" "), log("dockerd"));
-        Ok(output.stdout_text())
-    }
-
-    pub(crate) fn try_run<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Output> {
-        // By its path, since this suite has the same name.
-        let mut command = Command::new("/usr/bin/docker");
-        command.arg("--host").arg(format!("unix://{SOCKET}")).args(words).stdin(Stdio::null());
-        let output = command.output().context("cannot start docker")?;
-        Ok(Output { status: output.status, stdout: output.stdout, stderr: output.stderr })
-    }
-
-    /// A container that was made and, with a script, runs it to its end or (`-d`) goes on. Its id.
-    pub(crate) fn container(&self, words: &[&str], image: &str, script: &str) -> Result<String> {
-        let file = scratch_dir()?.join("cid");
-        let _last = fs::remove_file(&file);
-        let mut line: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
-        line.extend(["--network", "none", "--stop-signal", "KILL", "--cidfile"].map(OsStr::new));
-        line.extend([file.as_os_str()]);
-        line.extend([image, "/bin/sh", "-c", script].map(OsStr::new));
-        self.run(&line)?;
-        Ok(fs::read_to_string(&file)?)
+        kill_container(container)
     }
 
     /// The storage driver's rows of `docker info`.
-    pub(crate) fn rows(&self) -> Result<Vec<(String, String)>> {
+    pub fn rows(&self) -> Result<Vec<(String, String)>> {
         let text = self.run(&["info", "--format", "{{json .DriverStatus}}"])?;
         serde_json::from_str(&text).with_context(|| format!("no rows: {text}"))
     }
@@ -164,13 +131,13 @@ impl Docker {
     }
 
     /// The layer of a container, and the one below it.
-    pub(crate) fn layers_of(&self, container: &str) -> Result<(String, String)> {
+    pub fn layers_of(&self, container: &str) -> Result<(String, String)> {
         let folder = self.database().join("mounts").join(container);
         Ok((fs::read_to_string(folder.join("mount-id"))?, fs::read_to_string(folder.join("init-id"))?))
     }
 
     /// The layers of images: the ids of those with a parent, and of those without.
-    pub(crate) fn image_layers(&self) -> Result<(Vec<String>, Vec<String>)> {
+    pub fn image_layers(&self) -> Result<(Vec<String>, Vec<String>)> {
         let mut layers = (Vec::new(), Vec::new());
         for chain in read_folder(&self.database().join("sha256"))? {
             let id = fs::read_to_string(chain.join("cache-id"))?;
@@ -180,7 +147,7 @@ impl Docker {
     }
 
     /// All layers that Docker knows.
-    pub(crate) fn all_layers(&self) -> Result<BTreeSet<String>> {
+    pub fn all_layers(&self) -> Result<BTreeSet<String>> {
         let (upper, lowest) = self.image_layers()?;
         let mut all: BTreeSet<String> = upper.into_iter().chain(lowest).collect();
         for mount in read_folder(&self.database().join("mounts"))? {
@@ -189,6 +156,19 @@ impl Docker {
             }
         }
         Ok(all)
+    }
+}
+
+impl Engine for Docker {
+    fn command(&self) -> Result<Command> {
+        // By its path, since a suite has the same name.
+        let mut command = Command::new("/usr/bin/docker");
+        command.arg("--host").arg(format!("unix://{SOCKET}"));
+        Ok(command)
+    }
+
+    fn log(&self) -> String {
+        log("dockerd")
     }
 }
 
@@ -224,7 +204,7 @@ fn log_path(name: &str) -> Result<PathBuf> {
 }
 
 /// The end of a daemon's log.
-pub(crate) fn log(name: &str) -> String {
+fn log(name: &str) -> String {
     let text = log_path(name).and_then(|path| Ok(fs::read_to_string(path)?)).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")

@@ -14,7 +14,10 @@ const LIBRARIES: [&str; 2] =
     ["usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"];
 
 /// A small tree that programs run in, with one of everything that a file system can hold, packed as a tar.
-pub(crate) fn image_tar(folder: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+/// If it cannot be made.
+pub fn image_tar(folder: &Path) -> Result<PathBuf> {
     let top = folder.join("image");
     for made in ["usr/bin", "usr/lib/x86_64-linux-gnu", "etc", "proc", "sys", "dev", "tmp", "odd"] {
         fs::create_dir_all(top.join(made))?;
@@ -51,7 +54,7 @@ pub(crate) fn image_tar(folder: &Path) -> Result<PathBuf> {
 }
 
 /// Unpacks what an engine exported.
-pub(crate) fn unpack(tar: &Path, into: &Path) -> Result<()> {
+pub fn unpack(tar: &Path, into: &Path) -> Result<()> {
     fs::create_dir_all(into)?;
     let mut words: Vec<&OsStr> =
         ["--xattrs", "--xattrs-include=*", "--numeric-owner", "--same-owner", "-xpf"]
@@ -63,7 +66,7 @@ pub(crate) fn unpack(tar: &Path, into: &Path) -> Result<()> {
 
 /// What is in a tree, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tree(BTreeMap<PathBuf, Entry>);
+pub struct Tree(BTreeMap<PathBuf, Entry>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
@@ -77,7 +80,7 @@ struct Entry {
 
 impl Tree {
     /// Reads a tree, without its top folder itself, which no export holds.
-    pub(crate) fn read(top: &Path) -> Result<Self> {
+    pub fn read(top: &Path) -> Result<Self> {
         let mut found = Self::default();
         found.walk(top, top).with_context(|| format!("cannot read the tree {}", top.display()))?;
         ensure!(!found.0.is_empty(), "nothing is in {}", top.display());
@@ -122,18 +125,18 @@ impl Tree {
     }
 
     /// Without these names and what is below them.
-    pub(crate) fn without(&self, names: &[&str]) -> Self {
+    pub fn without(&self, names: &[&str]) -> Self {
         let left = self.0.iter().filter(|(path, _)| !names.iter().any(|name| path.starts_with(name)));
         Self(left.map(|(path, entry)| (path.clone(), entry.clone())).collect())
     }
 
     /// The text of one file.
-    pub(crate) fn text(&self, name: &str) -> Option<String> {
+    pub fn text(&self, name: &str) -> Option<String> {
         Some(String::from_utf8_lossy(&self.0.get(Path::new(name))?.content).into_owned())
     }
 
     /// Both are the same, or an error that names what is not.
-    pub(crate) fn same(&self, other: &Self, what: &str) -> Result<()> {
+    pub fn same(&self, other: &Self, what: &str) -> Result<()> {
         let mut differences = Vec::new();
         for path in self.0.keys().chain(other.0.keys()).collect::<std::collections::BTreeSet<_>>() {
             let (ours, theirs) = (self.0.get(path), other.0.get(path));

@@ -5,13 +5,15 @@ use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use harness::{Output, scratch_dir};
+use harness::scratch_dir;
 use serde_json::Value;
+
+#[path = "../program/fixture.rs"]
+mod program;
+pub(crate) use program::Root;
 
 /// As small as each file system can be, so that whole pools can be compared.
 pub(crate) fn options(filesystem: &str) -> Vec<String> {
@@ -21,56 +23,22 @@ pub(crate) fn options(filesystem: &str) -> Vec<String> {
         .to_vec()
 }
 
-/// A root. What is mounted is given back when it is dropped, and the pool stopped.
-pub(crate) struct Root {
-    pub(crate) path: PathBuf,
-    pub(crate) options: Vec<String>,
+/// A small root in the test's scratch folder.
+pub(crate) fn small_root(name: &str, filesystem: &str) -> Result<Root> {
+    Root::with(&scratch_dir()?.join(name), options(filesystem))
 }
 
+/// What these suites ask of a root besides.
 impl Root {
-    pub(crate) fn new(name: &str, filesystem: &str) -> Result<Self> {
-        Ok(Self::at(&scratch_dir()?.join(name), options(filesystem)))
-    }
-
-    pub(crate) fn at(path: &Path, options: Vec<String>) -> Self {
-        Self { path: path.to_owned(), options }
-    }
-
-    /// Runs the program to its end, whatever that is.
-    pub(crate) fn try_run(&self, words: &[&str]) -> Result<Output> {
-        let mut command = Command::new("thinlayer");
-        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null()).arg("--root").arg(&self.path);
-        for option in &self.options {
-            command.args(["--storage-opt", option]);
-        }
-        let output = command.args(words).output().context("cannot start thinlayer")?;
-        let (status, stdout, stderr) = (output.status, output.stdout, output.stderr);
-        ensure!(
-            status.code() != Some(101) && status.signal().is_none(),
-            "thinlayer crashed: {}",
-            String::from_utf8_lossy(&stderr)
-        );
-        Ok(Output { status, stdout, stderr })
-    }
-
-    /// Runs it; it has to succeed. Its standard output.
-    pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
-        let output = self.try_run(words)?;
-        ensure!(output.status.success(), "thinlayer {words:?} failed: {output:?}");
-        Ok(output.stdout_text())
+    /// Runs it; it has to succeed. The line that it printed.
+    pub(crate) fn line(&self, words: &[&str]) -> Result<String> {
+        Ok(self.run(words)?.trim_end().to_owned())
     }
 
     /// Runs it; it has to succeed. What it said on standard error.
     pub(crate) fn said(&self, words: &[&str]) -> Result<String> {
         let output = self.try_run(words)?;
         ensure!(output.status.success(), "thinlayer {words:?} failed: {output:?}");
-        Ok(output.stderr_text())
-    }
-
-    /// Runs it; it has to fail with this code. What it said.
-    pub(crate) fn refused(&self, words: &[&str], code: i32) -> Result<String> {
-        let output = self.try_run(words)?;
-        ensure!(output.status.code() == Some(code), "{words:?} is not {code}: {output:?}");
         Ok(output.stderr_text())
     }
 
@@ -82,16 +50,9 @@ impl Root {
         Ok(said)
     }
 
-    pub(crate) fn json(&self, words: &[&str]) -> Result<Value> {
-        let said = self.run(&[&["--json"], words].concat())?;
-        serde_json::from_str(&said).with_context(|| format!("no JSON: {said}"))
-    }
-
-    /// The ids that `ls` shows.
-    pub(crate) fn ids(&self) -> Result<Vec<String>> {
-        let layers = self.json(&["ls"])?;
-        let id = |layer: &Value| Ok(layer["id"].as_str().context("no id")?.to_owned());
-        layers.as_array().context("ls shows no array")?.iter().map(id).collect()
+    /// The ids that `ls` shows, in order.
+    pub(crate) fn list(&self) -> Result<Vec<String>> {
+        Ok(self.ids()?.into_iter().collect())
     }
 
     /// Makes a layer with a file in it.
@@ -100,23 +61,17 @@ impl Root {
             Some(parent) => self.run(&["create", "--parent", parent, id])?,
             None => self.run(&["create", id])?,
         };
-        let tree = self.run(&["mount", id])?;
+        let tree = self.line(&["mount", id])?;
         fs::write(Path::new(&tree).join(format!("of-{id}")), format!("content of {id}"))?;
         self.run(&["umount", id]).map(drop)
     }
 
     /// The layer holds what [`Root::layer`] wrote as `of`.
     pub(crate) fn holds(&self, id: &str, of: &str) -> Result<()> {
-        let tree = self.run(&["mount", id])?;
+        let tree = self.line(&["mount", id])?;
         let content = fs::read_to_string(Path::new(&tree).join(format!("of-{of}")));
         self.run(&["umount", id])?;
         ensure!(content? == format!("content of {of}"), "layer {id} has changed");
-        Ok(())
-    }
-
-    pub(crate) fn check(&self) -> Result<()> {
-        let output = self.try_run(&["check"])?;
-        ensure!(output.status.success(), "check: {output:?}");
         Ok(())
     }
 
@@ -160,18 +115,6 @@ impl Root {
             ["--no-headers", "--format", "DEV", metadata.to_str().context("no UTF-8")?],
         )?;
         list.stdout_text().split_whitespace().map(|id| Ok(id.parse()?)).collect()
-    }
-}
-
-impl Drop for Root {
-    fn drop(&mut self) {
-        if std::thread::panicking() || !self.path.exists() {
-            return;
-        }
-        for id in self.ids().unwrap_or_default() {
-            let _given_back = self.try_run(&["umount", "--all", id.as_str()]);
-        }
-        let _stopped = self.try_run(&["stop"]);
     }
 }
 

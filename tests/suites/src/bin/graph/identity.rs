@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use harness::{LoopFile, scratch_dir};
 
-use crate::fixture::{Disk, GivenPool, Root, options};
+use crate::fixture::{Disk, GivenPool, Root, options, small_root};
 
 /// What every refusal of a changed pool names: old, new, and what to do.
 fn names(said: &str, parts: &[&str]) -> Result<()> {
@@ -17,15 +17,15 @@ fn names(said: &str, parts: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn with(root: &Root, items: &[&str]) -> Root {
+fn with(root: &Root, items: &[&str]) -> Result<Root> {
     let mut options = root.options.clone();
     options.extend(items.iter().map(ToString::to_string));
-    Root::at(&root.path, options)
+    Root::with(&root.path, options)
 }
 
 /// A loop root that is given other pools, and gets its own files back changed.
 pub(crate) fn loop_root() -> Result<()> {
-    let root = Root::new("root", "ext4")?;
+    let root = small_root("root", "ext4")?;
     root.layer("a", None)?;
     root.stop()?;
     let pool = GivenPool::new("graph-foreign", 32)?;
@@ -39,9 +39,9 @@ pub(crate) fn loop_root() -> Result<()> {
             // As Docker leaves a root: the files themselves have to say it.
             fs::remove_file(root.path.join("thinlayer/pool.json"))?;
         }
-        let said = with(&root, &[&pool.option()]).refused_untouched(&["create", "b"], 2)?;
+        let said = with(&root, &[&pool.option()])?.refused_untouched(&["create", "b"], 2)?;
         names(&said, &["graph-foreign", "nothing was changed"])?;
-        let said = with(&root, &[&devices[0], &devices[1]]).refused_untouched(&["create", "b"], 2)?;
+        let said = with(&root, &[&devices[0], &devices[1]])?.refused_untouched(&["create", "b"], 2)?;
         names(&said, &["dm.datadev", "nothing was changed"])?;
     }
     let status = harness::run("dmsetup", ["status", "graph-foreign"])?.stdout_text();
@@ -52,7 +52,7 @@ pub(crate) fn loop_root() -> Result<()> {
     let files = root.path.join("devicemapper");
     let file = fs::File::options().write(true).open(files.join("data"))?;
     file.set_len(64 << 20)?;
-    let said = root_as_found(&root).refused_untouched(&["create", "b"], 2)?;
+    let said = root_as_found(&root)?.refused_untouched(&["create", "b"], 2)?;
     names(&said, &["67.11MB", "100.7MB", "cut short"])?;
     file.set_len(96 << 20)?;
     let metadata = fs::File::options().read(true).write(true).open(files.join("metadata"))?;
@@ -74,20 +74,20 @@ pub(crate) fn loop_root() -> Result<()> {
 }
 
 /// The root without options of sizes, as one opens what is there.
-fn root_as_found(root: &Root) -> Root {
-    Root::at(&root.path, Vec::new())
+fn root_as_found(root: &Root) -> Result<Root> {
+    Root::with(&root.path, Vec::new())
 }
 
 /// A root on a given pool whose options get lost, and whose disk is made anew.
 pub(crate) fn given_pool() -> Result<()> {
     let pool = GivenPool::new("graph-given", 96)?;
     let path = scratch_dir()?.join("root");
-    let root = Root::at(&path, vec![pool.option(), "dm.fs=ext4".into(), "dm.basesize=48M".into()]);
+    let root = Root::with(&path, vec![pool.option(), "dm.fs=ext4".into(), "dm.basesize=48M".into()])?;
     root.layer("a", None)?;
     root.run(&["stop"])?;
     // The unit file is lost.
     for remembered in [true, false] {
-        let bare = root_as_found(&root);
+        let bare = root_as_found(&root)?;
         if remembered {
             let said = bare.refused_untouched(&["create", "b"], 2)?;
             names(&said, &["graph-given", "unit file", "100.7MB"])?;
@@ -140,23 +140,23 @@ pub(crate) fn given_devices() -> Result<()> {
     let on = |data: &LoopFile, metadata: &LoopFile| {
         let mut options = common();
         options.extend([option("datadev", data), option("metadatadev", metadata)]);
-        Root::at(&path, options)
+        Root::with(&path, options)
     };
-    let root = on(&data, &metadata);
+    let root = on(&data, &metadata)?;
     root.layer("a", None)?;
     root.stop()?;
-    let said = root_as_found(&root).refused_untouched(&["create", "b"], 2)?;
+    let said = root_as_found(&root)?.refused_untouched(&["create", "b"], 2)?;
     names(&said, &[&data.device().to_string_lossy(), &metadata.device().to_string_lossy(), "unit file"])?;
-    let said = on(&small, &metadata).refused_untouched(&["create", "b"], 2)?;
+    let said = on(&small, &metadata)?.refused_untouched(&["create", "b"], 2)?;
     names(&said, &["67.11MB", "100.7MB"])?;
     // Block size by what the metadata says, where the option is lost, too.
     let mut options = root.options.clone();
     options.retain(|item| !item.starts_with("dm.blocksize"));
-    let bare = Root::at(&path, options.clone());
+    let bare = Root::with(&path, options.clone())?;
     bare.holds("a", "a")?;
     bare.stop()?;
     options.push("dm.blocksize=64K".into());
-    let said = Root::at(&path, options).refused_untouched(&["create", "b"], 2)?;
+    let said = Root::with(&path, options)?.refused_untouched(&["create", "b"], 2)?;
     names(&said, &["131072"])?;
     // The same content on another disk, as after the move to a larger one.
     let larger = LoopFile::new("larger", 112 << 20)?;
@@ -170,7 +170,7 @@ pub(crate) fn given_devices() -> Result<()> {
             "status=none".into(),
         ],
     )?;
-    let moved = on(&larger, &metadata);
+    let moved = on(&larger, &metadata)?;
     moved.holds("a", "a")?;
     moved.check()?;
     moved.stop()
@@ -179,14 +179,14 @@ pub(crate) fn given_devices() -> Result<()> {
 /// A root restored from a backup on another file system: other device, other inodes, another prefix.
 pub(crate) fn restored() -> Result<()> {
     for filesystem in ["ext4", "xfs"] {
-        let root = Root::new(&format!("root-{filesystem}"), filesystem)?;
+        let root = small_root(&format!("root-{filesystem}"), filesystem)?;
         root.layer("a", None)?;
         root.layer("b", Some("a"))?;
         root.stop()?;
         let disk = Disk::new(&format!("restored-{filesystem}"), 256 << 20)?;
         let path = disk.path.join("devicemapper");
         harness::run("cp", [Path::new("-a"), Path::new("--sparse=always"), &root.path, &path])?;
-        let restored = Root::at(&path, options(filesystem));
+        let restored = Root::with(&path, options(filesystem))?;
         ensure!(restored.prefix("docker")? != root.prefix("docker")?, "the prefix is the same");
         for (id, of) in [("a", "a"), ("b", "a"), ("b", "b")] {
             restored.holds(id, of)?;
@@ -196,7 +196,7 @@ pub(crate) fn restored() -> Result<()> {
         restored.stop()?;
         // The original is as it was, and another root's files under its records are refused.
         fs::rename(root.path.join("devicemapper"), root.path.join("away"))?;
-        let other = Root::new(&format!("other-{filesystem}"), filesystem)?;
+        let other = small_root(&format!("other-{filesystem}"), filesystem)?;
         other.layer("x", None)?;
         other.stop()?;
         let (theirs, ours) = (other.path.join("devicemapper"), root.path.join("devicemapper"));

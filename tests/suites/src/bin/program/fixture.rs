@@ -7,6 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,6 +28,8 @@ pub(crate) fn options(filesystem: &str) -> Vec<String> {
 pub(crate) struct Root {
     pub(crate) path: PathBuf,
     pub(crate) options: Vec<String>,
+    /// A file with the options.
+    config: PathBuf,
 }
 
 impl Root {
@@ -42,22 +45,19 @@ impl Root {
 
     /// A root with these options. They are in the configuration file, so that a command line has only what a test gives.
     pub(crate) fn with(path: &Path, options: Vec<String>) -> Result<Self> {
-        let root = Self { path: path.to_owned(), options };
-        let items: Vec<String> = root.options.iter().map(|item| format!("{item:?}")).collect();
-        std::fs::write(root.config()?, format!("storage-opts = [{}]\n", items.join(", ")))?;
-        Ok(root)
-    }
-
-    fn config(&self) -> Result<PathBuf> {
-        let name = self.path.file_name().context("a root has a name")?.to_string_lossy().into_owned();
-        Ok(scratch_dir()?.join(format!("{name}.toml")))
+        // One each, since a test may look at a root with other options, too.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let config = scratch_dir()?.join(format!("{}.toml", MADE.fetch_add(1, Ordering::Relaxed)));
+        let items: Vec<String> = options.iter().map(|item| format!("{item:?}")).collect();
+        std::fs::write(&config, format!("storage-opts = [{}]\n", items.join(", ")))?;
+        Ok(Self { path: path.to_owned(), options, config })
     }
 
     /// The program with the root's global options before the words.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, words: &[S]) -> Result<Command> {
         let mut command = Command::new("thinlayer");
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
-        command.arg("--root").arg(&self.path).arg("--config").arg(self.config()?).args(words);
+        command.arg("--root").arg(&self.path).arg("--config").arg(&self.config).args(words);
         Ok(command)
     }
 

@@ -8,7 +8,7 @@ use harness::scratch_dir;
 use serde_json::json;
 
 use crate::docker::{HandPool, TRANSACTION, as_docker_leaves_it, docker_record, record};
-use crate::fixture::Root;
+use crate::fixture::{Root, small_root};
 
 /// How far an operation has come.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -30,7 +30,7 @@ struct Prepared {
 
 impl Prepared {
     fn new() -> Result<Self> {
-        let root = Root::new("prepared", "ext4")?;
+        let root = small_root("prepared", "ext4")?;
         root.layer("a", None)?;
         root.layer("b", Some("a"))?;
         root.layer("victim", Some("b"))?;
@@ -45,7 +45,7 @@ impl Prepared {
         }
         let words = [Path::new("-a"), Path::new("--sparse=always"), &self.root.path, &self.place];
         harness::run("cp", words)?;
-        Ok(Root::at(&self.place, self.root.options.clone()))
+        Root::with(&self.place, self.root.options.clone())
     }
 }
 
@@ -56,7 +56,7 @@ fn open_transaction(root: &Root, id: u64, layer: &str, device_id: u64) -> Result
 
 /// The others are as they were, ids are not mixed up, and in the pool are exactly these layers and the base.
 fn settled(root: &Root, layers: &[&str]) -> Result<()> {
-    ensure!(root.ids()? == layers, "ls shows {:?}, not {layers:?}", root.ids()?);
+    ensure!(root.list()? == layers, "ls shows {:?}, not {layers:?}", root.list()?);
     // The freed id is soon handed out again, and must be nobody else's (C1).
     for id in ["next-1", "next-2"] {
         root.layer(id, Some("a"))?;
@@ -67,7 +67,7 @@ fn settled(root: &Root, layers: &[&str]) -> Result<()> {
     root.check()?;
     root.stop()?;
     let mut recorded = vec![root.number("base", "device_id")?];
-    for id in root.ids()? {
+    for id in root.list()? {
         recorded.push(root.number(&id, "device_id")?);
     }
     recorded.sort_unstable();
@@ -157,7 +157,7 @@ pub(crate) fn interrupted_deferred_deletes() -> Result<()> {
         pool.leave()?;
         let outcome = (|| {
             root.holds("a", "a")?;
-            ensure!(root.ids()? == ["a", "b"], "ls shows {:?}", root.ids()?);
+            ensure!(root.list()? == ["a", "b"], "ls shows {:?}", root.list()?);
             let status = root.json(&["status"])?;
             ensure!(
                 status["rows"].to_string().contains(r#"["Deferred Deleted Device Count","1"]"#),
@@ -191,6 +191,6 @@ pub(crate) fn other_counters() -> Result<()> {
     open_transaction(&root, before + 7, "victim", root.number("victim", "device_id")?)?;
     let said = root.refused(&["mount", "a"], 7)?;
     ensure!(said.contains("older") || said.contains(&format!("{}", before + 7)), "{said}");
-    ensure!(root.ids()? == ["a", "b", "victim"], "ls shows {:?}", root.ids()?);
+    ensure!(root.list()? == ["a", "b", "victim"], "ls shows {:?}", root.list()?);
     Ok(())
 }

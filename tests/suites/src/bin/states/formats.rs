@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::docker::{DEVICE_SET, TRANSACTION, as_docker_leaves_it, record};
-use crate::fixture::{Root, contents, unchanged};
+use crate::fixture::{Root, contents, small_root, unchanged};
 
 /// A root in Docker's words with `a` and `b` on `a`.
 fn docker_root(name: &str, filesystem: &str) -> Result<Root> {
-    let root = Root::new(name, filesystem)?;
+    let root = small_root(name, filesystem)?;
     root.layer("a", None)?;
     root.layer("b", Some("a"))?;
     root.stop()?;
@@ -78,7 +78,7 @@ pub(crate) fn old_formats(filesystem: &str) -> Result<()> {
     fs::write(&legacy, json!({"Devices": devices}).to_string())?;
     // Looking changes nothing.
     let before = contents(&root.path)?;
-    ensure!(root.ids()? == ["a", "b"], "ls shows {:?}", root.ids()?);
+    ensure!(root.list()? == ["a", "b"], "ls shows {:?}", root.list()?);
     unchanged(&before, &contents(&root.path)?)?;
     works(&root)?;
     ensure!(!legacy.exists() && root.path.join("devicemapper/json.migrated").exists(), "not migrated");
@@ -134,7 +134,7 @@ fn size_of(tree: &str) -> Result<u64> {
 
 /// The size of a layer's file system, in MiB.
 fn room(root: &Root, id: &str) -> Result<u64> {
-    let size = size_of(&root.run(&["mount", id])?);
+    let size = size_of(&root.line(&["mount", id])?);
     root.run(&["umount", id])?;
     size
 }
@@ -145,12 +145,12 @@ pub(crate) fn sizes(filesystem: &str) -> Result<()> {
     let root = docker_root("root", filesystem)?;
     let plain = room(&root, "a")?;
     ensure!(plain <= before, "{plain}");
-    let larger = Root::at(&root.path, {
+    let larger = Root::with(&root.path, {
         let mut options = root.options.clone();
         options.retain(|item| !item.starts_with("dm.basesize"));
         options.push(format!("dm.basesize={after}M"));
         options
-    });
+    })?;
     // The pool is up with the smaller base; the next start has a larger one.
     root.stop()?;
     larger.layer("fresh", None)?;
@@ -174,7 +174,7 @@ pub(crate) fn sizes(filesystem: &str) -> Result<()> {
     let said = root.refused(&["create", "more"], 2)?;
     ensure!(said.contains("cannot shrink"), "{said}");
     // A mounted layer grows online.
-    let tree = larger.run(&["mount", "a"])?;
+    let tree = larger.line(&["mount", "a"])?;
     larger.run(&["resize", "a", &format!("{layer}M")])?;
     let size = size_of(&tree)?;
     larger.run(&["umount", "a"])?;
@@ -195,7 +195,7 @@ pub(crate) fn growth_that_docker_failed(filesystem: &str) -> Result<()> {
     }
     let mut options = root.options.clone();
     options.retain(|item| !item.starts_with("dm.basesize"));
-    let found = Root::at(&root.path, options);
+    let found = Root::with(&root.path, options)?;
     ensure!(room(&found, "b")? > before, "layer b was not grown to its device");
     ensure!(room(&found, "a")? <= before, "layer a has grown");
     found.layer("fresh", None)?;

@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::fixture::{Disk, GivenPool, Root, contents, unchanged};
+use crate::fixture::{Disk, GivenPool, Root, contents, small_root, unchanged};
 
 /// A root as a power cut leaves it: `b` mounted, with a journal that was not replayed and a file that was unlinked while open.
 fn crashed(name: &str, filesystem: &str) -> Result<Root> {
-    let root = Root::new(&format!("{name}-made"), filesystem)?;
+    let root = small_root(&format!("{name}-made"), filesystem)?;
     root.layer("a", None)?;
     root.layer("b", Some("a"))?;
-    let tree = root.run(&["mount", "b"])?;
+    let tree = root.line(&["mount", "b"])?;
     let tree = Path::new(&tree);
     let orphan = fs::File::create(tree.join("orphan"))?;
     orphan.set_len(100_000)?;
@@ -23,7 +23,7 @@ fn crashed(name: &str, filesystem: &str) -> Result<Root> {
     for path in [tree, root.path.as_path()] {
         harness::run("sync", [Path::new("-f"), path])?;
     }
-    let copy = Root::new(name, filesystem)?;
+    let copy = small_root(name, filesystem)?;
     harness::run("cp", [Path::new("-a"), Path::new("--sparse=always"), &root.path, &copy.path])?;
     let _ = fs::remove_dir_all(copy.path.join("mnt"));
     drop(orphan);
@@ -58,11 +58,11 @@ pub(crate) fn at_rest(filesystem: &str) -> Result<()> {
     let root = crashed("root", filesystem)?;
     let before = contents(&root.path)?;
     look(&root)?;
-    let tree = root.run(&["--read-only", "mount", "b"])?;
+    let tree = root.line(&["--read-only", "mount", "b"])?;
     let tree = Path::new(&tree);
     ensure!(fs::read_to_string(tree.join("of-a"))? == "content of a", "a's file has changed");
     ensure!(fs::write(tree.join("new"), "x").is_err(), "the tree can be written");
-    ensure!(root.run(&["--read-only", "mount", "b"])? == tree.to_string_lossy(), "another place");
+    ensure!(root.line(&["--read-only", "mount", "b"])? == tree.to_string_lossy(), "another place");
     look_while_mounted(&root)?;
     // Somebody who wants to write is told.
     let said = root.refused(&["create", "c"], 5)?;
@@ -101,7 +101,7 @@ pub(crate) fn full() -> Result<()> {
     let disk = Disk::new("full", 160 << 20)?;
     let path = disk.path.join("root");
     harness::run("cp", [Path::new("-a"), Path::new("--sparse=always"), &root.path, &path])?;
-    let full = Root::at(&path, root.options.clone());
+    let full = Root::with(&path, root.options.clone())?;
     let shell = format!("dd if=/dev/zero of={}/filler bs=1M 2>/dev/null; sync -f {0}", disk.path.display());
     harness::try_run("sh", ["-c", &shell])?;
     let before = contents(&full.path)?;
@@ -110,7 +110,7 @@ pub(crate) fn full() -> Result<()> {
             harness::run("mount", [Path::new("-o"), Path::new("remount,ro"), &disk.path])?;
         }
         look(&full)?;
-        let tree = full.run(&["--read-only", "mount", "b"])?;
+        let tree = full.line(&["--read-only", "mount", "b"])?;
         ensure!(fs::read_to_string(Path::new(&tree).join("of-a"))? == "content of a", "a's file has changed");
         full.run(&["--read-only", "umount", "b"])?;
         gone(&full)?;
@@ -129,13 +129,13 @@ pub(crate) fn damaged() -> Result<()> {
     set_needs_check(&root.path.join("devicemapper/metadata"))?;
     let before = contents(&root.path)?;
     let said = root.said(&["--read-only", "ls"])?;
-    ensure!(said.contains('a') && root.ids()? == ["b"], "{said}");
+    ensure!(said.contains('a') && root.list()? == ["b"], "{said}");
     let status = root.json(&["--read-only", "status"])?;
     ensure!(status["trouble"].as_str().is_some_and(|text| text.contains("check")), "{status}");
     let report = root.try_run(&["--read-only", "check"])?;
     let found = report.stdout_text();
     ensure!(found.contains("pool-trouble") && found.contains("damaged-record"), "{report:?}");
-    let tree = root.run(&["--read-only", "mount", "b"])?;
+    let tree = root.line(&["--read-only", "mount", "b"])?;
     ensure!(fs::read_to_string(Path::new(&tree).join("of-a"))? == "content of a", "a's file has changed");
     root.refused(&["--read-only", "mount", "a"], 7)?;
     root.run(&["--read-only", "umount", "b"])?;
@@ -163,15 +163,15 @@ fn set_needs_check(metadata: &Path) -> Result<()> {
 /// A pool that somebody else keeps up: thin devices alone are read-only.
 pub(crate) fn given_pool() -> Result<()> {
     let pool = GivenPool::new("graph-looking", 96)?;
-    let root = Root::at(
+    let root = Root::with(
         &harness::scratch_dir()?.join("root"),
         vec![pool.option(), "dm.fs=ext4".into(), "dm.basesize=48M".into()],
-    );
+    )?;
     root.layer("a", None)?;
     root.run(&["stop"])?;
     let before = contents(&root.path)?;
     let data = contents(pool.data.file().parent().context("no folder")?)?;
-    let tree = root.run(&["--read-only", "mount", "a"])?;
+    let tree = root.line(&["--read-only", "mount", "a"])?;
     ensure!(fs::read_to_string(Path::new(&tree).join("of-a"))? == "content of a", "a's file has changed");
     let said = root.refused(&["mount", "a"], 5)?;
     ensure!(said.contains("--read-only"), "{said}");

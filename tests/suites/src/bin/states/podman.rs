@@ -18,7 +18,7 @@ fn storage() -> Result<Root> {
     }
     fs::write(storage.join("devicemapper-layers/layers.json"), "[]")?;
     fs::write(storage.join("storage.lock"), "")?;
-    Ok(Root::at(&storage.join("devicemapper"), options("ext4")))
+    Root::with(&storage.join("devicemapper"), options("ext4"))
 }
 
 fn devices() -> Result<String> {
@@ -74,7 +74,7 @@ pub(crate) fn names_and_lock() -> Result<()> {
 pub(crate) fn adopting() -> Result<()> {
     let data = scratch_dir()?.join("docker");
     fs::create_dir_all(&data)?;
-    let root = Root::at(&data.join("devicemapper"), options("ext4"));
+    let root = Root::with(&data.join("devicemapper"), options("ext4"))?;
     for id in ["a", "b", "c", "d"] {
         root.layer(id, None)?;
     }
@@ -106,7 +106,7 @@ pub(crate) fn adopting() -> Result<()> {
     ensure!(root.run(&["adopt"])?.contains("--yes"), "the text does not say how to go on");
     unchanged(&before, &contents(&data)?)?;
     // What cannot be opened is said, and the exit code is 1.
-    let other = Root::at(&root.path, vec!["dm.thinpooldev=no-such-pool".into()]);
+    let other = Root::with(&root.path, vec!["dm.thinpooldev=no-such-pool".into()])?;
     let output = other.try_run(&["adopt"])?;
     ensure!(output.status.code() == Some(1), "{output:?}");
     ensure!(output.stdout_text().contains("cannot be opened"), "{output:?}");
@@ -114,7 +114,7 @@ pub(crate) fn adopting() -> Result<()> {
 
     let done = root.json(&["adopt", "--yes"])?;
     ensure!(done["adopted"] == true, "{done}");
-    ensure!(root.ids()? == ["a"], "ls shows {:?}", root.ids()?);
+    ensure!(root.list()? == ["a"], "ls shows {:?}", root.list()?);
     root.holds("a", "a")?;
     let again = root.json(&["adopt"])?;
     ensure!(again["known"] == true && again["pool_active"] == true, "{again}");

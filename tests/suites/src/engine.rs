@@ -27,6 +27,14 @@ pub trait Engine {
         String::new()
     }
 
+    /// Waits for what it still does when a command has ended.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Runs it to its end, whatever that is.
     ///
     /// # Errors
@@ -46,6 +54,7 @@ pub trait Engine {
         let output = self.try_run(words)?;
         let shown: Vec<_> = words.iter().map(|word| word.as_ref().to_string_lossy().into_owned()).collect();
         ensure!(output.status.success(), "{} failed: {output:?}\n{}", shown.join(" "), self.log());
+        self.settle()?;
         Ok(output.stdout_text())
     }
 

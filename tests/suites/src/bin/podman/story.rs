@@ -89,7 +89,8 @@ impl Graph {
             trees.insert(podman.layer_of("containers", container)?, podman.export(container)?);
         }
         let leak = Leak::into(&root.path.join("mnt").join(podman.layer_of("containers", &busy)?))?;
-        podman.run(&["rm", "-f", "-t", "0", &busy])?;
+        podman.run(&["kill", &busy])?;
+        podman.run(&["rm", &busy])?;
         Ok((Self { podman, root, trees, one, long, running, empty }, leak))
     }
 

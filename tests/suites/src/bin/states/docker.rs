@@ -80,6 +80,8 @@ impl HandPool {
         );
         let pool = Self { name, loops };
         harness::run("dmsetup", ["create", &pool.name, "--table", &table])?;
+        // Without udev nobody else makes its node.
+        harness::run("dmsetup", ["mknodes", &pool.name])?;
         Ok(pool)
     }
 

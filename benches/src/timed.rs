@@ -268,6 +268,10 @@ impl Backing for Timed<Arc<dyn Backing>> {
         self.time("list loop devices", |backing| backing.loops())
     }
 
+    fn detach(&self, number: DeviceNumber) -> BackingResult<()> {
+        self.time("detach a loop device", |backing| backing.detach(number))
+    }
+
     fn refresh_size(&self, number: DeviceNumber) -> BackingResult<Bytes> {
         self.time("refresh a loop device", |backing| backing.refresh_size(number))
     }

@@ -157,9 +157,14 @@ pub(crate) enum Command {
 
     /// Compare records, pool, devices and mounts; 0 if they agree, 1 if not
     #[command(
-        after_help = "Examples:\n  thinlayer check\n  thinlayer check --json | jq -r '.findings[].text'"
+        long_about = "Compare records, the pool's own metadata, devices, mounts and loop devices, in both directions; 0 if they agree, 1 if not. \
+                      A pool that is not active stays so: its metadata is read from its file or device. That of an active one is read through \
+                      a metadata snapshot, which is released again.\n\nWith --repair, what is safe is mended, each step is told, and the rest stays a \
+                      finding. Nothing is deleted that is not provably this root's, and nothing is done on a pool whose metadata is damaged: \
+                      the findings name the tools for that.",
+        after_help = "Examples:\n  thinlayer check\n  thinlayer check --repair --dry-run\n  thinlayer check --json | jq -r '.findings[].text'"
     )]
-    Check(With<Nothing>),
+    Check(With<Check>),
 
     /// Tell what an existing graph directory holds and what opening it would change; with --yes, open it
     #[command(
@@ -218,16 +223,14 @@ impl Command {
             Self::Create(with) => &with.global,
             Self::Mount(with) | Self::Inspect(with) | Self::Exists(with) => &with.global,
             Self::Umount(with) => &with.global,
+            Self::Check(with) => &with.global,
             Self::Rm(with) => &with.global,
             Self::Pool(Pool::Grow(with)) => &with.global,
             Self::Resize(with) => &with.global,
             Self::Adopt(with) => &with.global,
-            Self::Ls(with)
-            | Self::Tree(with)
-            | Self::Status(with)
-            | Self::Check(with)
-            | Self::Serve(with)
-            | Self::Stop(with) => &with.global,
+            Self::Ls(with) | Self::Tree(with) | Self::Status(with) | Self::Serve(with) | Self::Stop(with) => {
+                &with.global
+            }
         }
     }
 }
@@ -313,6 +316,17 @@ pub(crate) struct Grow {
     /// The size of the metadata: 4G in all, or +1G more
     #[arg(long, value_name = "SIZE")]
     pub(crate) metadata: Option<String>,
+}
+
+/// `check`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Check {
+    /// Mend what is safe, and say what was done
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// With --repair: only say what would be done
+    #[arg(long, requires = "repair")]
+    pub(crate) dry_run: bool,
 }
 
 /// Commands without arguments of their own.

@@ -17,7 +17,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use thinlayer_graphdriver::{
     Driver, Error, Holder, Kind, Machine, Notice, Ownership, Progress, PutBack, ReadOnly, Root, Severity,
-    View,
+    View, repair as repair_root,
 };
 
 /// How long the lock is tried before the owner's socket is looked for again.
@@ -143,8 +143,14 @@ impl Session {
                     Err(NoAnswer::NotBegun) => {}
                 }
             }
+            // A check that may go deep owns the root for that; beside somebody who does not answer it looks at what can be seen.
+            let owns = matches!(request, Request::Check { .. })
+                && !self.settings.read_only
+                && silent.is_none()
+                && end > Instant::now();
             // What only looks does so beside a one-shot command, and beside a `serve` that does not answer.
             if request.only_looks()
+                && !owns
                 && let Some(answer) = self.look(request)?
             {
                 return Ok(Found::Answer(Box::new(Ok(answer))));
@@ -162,6 +168,8 @@ impl Session {
                 Ok(ownership) => return Ok(Found::Owned(ownership)),
                 Err(error) if error.kind() != Kind::Busy => return Err(error.into()),
                 Err(_) if left > SLICE => {}
+                // The next turn looks without owning it.
+                Err(_) if owns && request.only_looks() => {}
                 Err(error) => {
                     return Err(held(root, *wait, error));
                 }
@@ -177,8 +185,10 @@ impl Session {
             Request::Status => {
                 view.status(&self.settings.options)?.map(|status| Answer::Status { status: status.into() })
             }
-            Request::Check => {
-                view.check(&self.settings.options)?.map(|report| Answer::Checked { report: report.into() })
+            Request::Check { repair, .. } => {
+                let report = view.check(&self.settings.options)?;
+                let report = if *repair { report.planned() } else { report };
+                Some(Answer::Checked { report: report.into() })
             }
             _ => None,
         };
@@ -189,6 +199,15 @@ impl Session {
     }
 
     fn run_here(&self, request: &Request, local: &mut Local) -> Result<Answer, Failure> {
+        if let Request::Check { repair, .. } = request {
+            if request.only_looks() {
+                return check_at_rest(&self.settings, *repair);
+            }
+            let machine = Machine::system(&self.settings.root)?;
+            let (report, driver) = repair_root(machine, &self.settings.options, self.progress.clone())?;
+            local.driver = driver.map(Arc::new);
+            return Ok(Answer::Checked { report: report.into() });
+        }
         let machine = Machine::system(&self.settings.root)?;
         if *request == Request::Stop {
             // A root that is at rest is not woken to be put to rest.
@@ -326,6 +345,14 @@ impl From<RemovedSoFar> for Answer {
     }
 }
 
+/// A check of a root that this process owns and has not opened: it stays as it is. With `planned` also what a repair would do.
+pub(crate) fn check_at_rest(settings: &Settings, planned: bool) -> Result<Answer, Failure> {
+    let (view, notices) = View::open(&Machine::looking(&settings.root)?)?;
+    tell(&notices);
+    let report = view.check_owned(&settings.options)?;
+    Ok(Answer::Checked { report: if planned { report.planned() } else { report }.into() })
+}
+
 /// Where a request went.
 enum Found {
     Answer(Box<Result<Answer, Failure>>),
@@ -337,7 +364,7 @@ enum Found {
 fn answer_read_only(opened: &ReadOnly, request: &Request) -> Result<Answer, Failure> {
     match request {
         Request::Status => Ok(Answer::Status { status: opened.status()?.into() }),
-        Request::Check => Ok(Answer::Checked { report: opened.check()?.into() }),
+        Request::Check { .. } => Ok(Answer::Checked { report: opened.check()?.into() }),
         Request::Mount { id } => {
             let path = opened.mount(&known_id(id)?)?;
             Ok(Answer::Mounted { id: id.clone(), path: PathText::from(path.as_path()), uses: 1 })

@@ -52,7 +52,14 @@ pub(crate) fn execute(
             Ok(Answer::Resized { layer: LayerFacts::from(&driver.inspect(&id)?) })
         }
         Request::Status => Ok(Answer::Status { status: driver.status()?.into() }),
-        Request::Check => Ok(Answer::Checked { report: driver.check()?.into() }),
+        Request::Check { repair, dry_run } => {
+            let report = match (repair, dry_run) {
+                (true, false) => driver.repair()?,
+                (true, true) => driver.check()?.planned(),
+                (false, _) => driver.check()?,
+            };
+            Ok(Answer::Checked { report: report.into() })
+        }
         Request::PoolGrow { data, metadata } => {
             let grown = driver.grow_pool(&GrowRequest::new(data.map(asked), metadata.map(asked)))?;
             let change = |change: SizeChange| Change { from: change.from.0, to: change.to.0 };

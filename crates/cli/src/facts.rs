@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use thinlayer_graphdriver::{CheckReport, Growable, LayerInfo, Parent, Status};
+use thinlayer_graphdriver::{CheckReport, Growable, LayerInfo, Outcome, Parent, Reading, Status};
 
 /// A path: text, or an array of bytes where it is not UTF-8.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -227,6 +227,31 @@ pub(crate) struct FindingFacts {
     pub(crate) subject: String,
     /// What is wrong and what to do.
     pub(crate) text: String,
+    /// What `check --repair` does about it, if anything.
+    pub(crate) mend: Option<String>,
+}
+
+/// How a step of a repair went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RepairOutcome {
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+    /// It would be done without `--dry-run`.
+    Planned,
+}
+
+/// One step of a repair.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RepairFacts {
+    /// What it is about.
+    pub(crate) subject: String,
+    /// What was done.
+    pub(crate) text: String,
+    /// How it went.
+    pub(crate) outcome: RepairOutcome,
 }
 
 /// How many of each were looked at.
@@ -238,6 +263,8 @@ pub(crate) struct LookedAt {
     pub(crate) devices: usize,
     /// Mounts.
     pub(crate) mounts: usize,
+    /// Thin devices in the pool's own metadata, if that was read.
+    pub(crate) thin_devices: Option<usize>,
 }
 
 /// What a check found.
@@ -245,23 +272,52 @@ pub(crate) struct LookedAt {
 pub(crate) struct CheckFacts {
     /// Empty: all agree.
     pub(crate) findings: Vec<FindingFacts>,
+    /// What a repair did, or would do.
+    pub(crate) repairs: Vec<RepairFacts>,
+    /// Removed layers whose blocks are still in the pool, which is normal.
+    pub(crate) deferred: usize,
+    /// How the pool's own metadata was read: `offline`, `snapshot`, or not.
+    pub(crate) metadata: Option<String>,
     /// How much was compared.
     pub(crate) looked_at: LookedAt,
 }
 
 impl From<CheckReport> for CheckFacts {
     fn from(report: CheckReport) -> Self {
-        let looked_at = LookedAt { records: report.records, devices: report.devices, mounts: report.mounts };
+        let looked_at = LookedAt {
+            records: report.records,
+            devices: report.devices,
+            mounts: report.mounts,
+            thin_devices: report.thin_devices,
+        };
+        let repairs = report
+            .repairs
+            .into_iter()
+            .map(|repair| RepairFacts {
+                subject: one_line(&repair.subject),
+                text: one_line(&repair.text),
+                outcome: match repair.outcome {
+                    Outcome::Done => RepairOutcome::Done,
+                    Outcome::Failed => RepairOutcome::Failed,
+                    Outcome::Planned => RepairOutcome::Planned,
+                },
+            })
+            .collect();
+        let metadata = report.reading.map(|reading| match reading {
+            Reading::Offline => "offline".to_owned(),
+            Reading::Snapshot => "snapshot".to_owned(),
+        });
         let findings = report
             .findings
             .into_iter()
             .map(|finding| FindingFacts {
+                mend: finding.mend().map(|text| one_line(&text)),
                 kind: finding.kind.to_owned(),
                 subject: one_line(&finding.subject),
                 text: one_line(&finding.text),
             })
             .collect();
-        Self { findings, looked_at }
+        Self { findings, repairs, deferred: report.deferred, metadata, looked_at }
     }
 }
 
@@ -330,8 +386,16 @@ pub(crate) mod samples {
                 kind: "orphan-device".into(),
                 subject: "docker-x".into(),
                 text: "it is active".into(),
+                mend: Some("deactivate docker-x".into()),
             }],
-            looked_at: LookedAt { records: 2, devices: 1, mounts: 0 },
+            repairs: vec![RepairFacts {
+                subject: "docker-x".into(),
+                text: "deactivate docker-x".into(),
+                outcome: RepairOutcome::Planned,
+            }],
+            deferred: 0,
+            metadata: Some("snapshot".into()),
+            looked_at: LookedAt { records: 2, devices: 1, mounts: 0, thin_devices: Some(2) },
         }
     }
 }

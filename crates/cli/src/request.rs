@@ -45,7 +45,12 @@ pub(crate) enum Request {
     /// The pool's state.
     Status,
     /// Compare store, pool and kernel.
-    Check,
+    Check {
+        /// Mend what is safe.
+        repair: bool,
+        /// Only say what would be mended.
+        dry_run: bool,
+    },
     /// More room for the pool.
     #[serde(rename = "pool grow")]
     PoolGrow {
@@ -78,7 +83,7 @@ impl Request {
             Self::Rm { .. } => "rm",
             Self::Resize { .. } => "resize",
             Self::Status => "status",
-            Self::Check => "check",
+            Self::Check { .. } => "check",
             Self::PoolGrow { .. } => "pool grow",
             Self::Stop => "stop",
         }
@@ -86,7 +91,11 @@ impl Request {
 
     /// It changes nothing.
     pub(crate) fn only_looks(&self) -> bool {
-        matches!(self, Self::Status | Self::Check)
+        match self {
+            Self::Status => true,
+            Self::Check { repair, dry_run } => !repair || *dry_run,
+            _ => false,
+        }
     }
 
     /// It can be done without writing to the root.
@@ -108,7 +117,7 @@ impl Request {
             }
             Self::Mount { id } | Self::Umount { id, .. } | Self::Resize { id, .. } => drop(known_id(id)?),
             Self::Rm { ids } => ids.iter().try_for_each(|id| known_id(id).map(drop))?,
-            Self::Status | Self::Check | Self::PoolGrow { .. } | Self::Stop => {}
+            Self::Status | Self::Check { .. } | Self::PoolGrow { .. } | Self::Stop => {}
         }
         Ok(())
     }
@@ -316,7 +325,7 @@ mod tests {
             Request::Rm { ids: vec!["a".into(), "b".into()] },
             Request::Resize { id: "a".into(), size: 5 },
             Request::Status,
-            Request::Check,
+            Request::Check { repair: true, dry_run: true },
             Request::PoolGrow { data: Some(PoolSize::By(5)), metadata: Some(PoolSize::To(6)) },
             Request::Stop,
         ];

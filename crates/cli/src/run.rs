@@ -73,7 +73,7 @@ fn dispatch(command: Command, settings: Settings) -> Result<u8, Failure> {
         Command::Rm(with) => Request::Rm { ids: with.own.ids },
         Command::Resize(with) => Request::Resize { id: with.own.id, size: size(&with.own.size)? },
         Command::Status(_) => Request::Status,
-        Command::Check(_) => Request::Check,
+        Command::Check(with) => Request::Check { repair: with.own.repair, dry_run: with.own.dry_run },
         Command::Pool(Pool::Grow(with)) => Request::PoolGrow {
             data: with.own.data.as_deref().map(pool_size).transpose()?,
             metadata: with.own.metadata.as_deref().map(pool_size).transpose()?,

@@ -1,6 +1,6 @@
 //! What `serve` does with requests: one driver for all of them, opened when it is needed, its deletion worker and the pool's watcher.
 
-use crate::backend::{log, tell};
+use crate::backend::{check_at_rest, log, tell};
 use crate::config::{Settings, key, overlay};
 use crate::control::protocol::{Ask, Reply};
 use crate::control::server::{Client, Service};
@@ -306,6 +306,13 @@ impl Service for RootService {
         let _route = Router::route(client.clone());
         if ask.request == Request::Stop {
             return self.stop(&|| client.ended());
+        }
+        if let Request::Check { repair, .. } = ask.request
+            && ask.request.only_looks()
+            && matches!(self.state.lock().phase, Phase::Closed)
+        {
+            // A root that is at rest is not woken to be looked at.
+            return check_at_rest(&self.settings, repair);
         }
         let ended = || client.ended();
         let lease = self.lease(&ended)?;

@@ -281,7 +281,8 @@ fn what_makes_no_sense_is_a_usage_error_and_touches_nothing() {
         (&["create", "x", "--read-only"], "--read-only"),
         (&["serve", "--read-only"], "--read-only"),
         (&["diff", "x"], "diff"),
-        (&["check", "--repair"], "--repair"),
+        (&["check", "--dry-run"], "--repair"),
+        (&["check", "--repair", "--read-only"], "--read-only"),
         (&["ls", "--root", ""], "root"),
     ] {
         let said = world.refused(words, 2);

@@ -1,138 +1,191 @@
 //! Does the store agree with the pool and the kernel? Looks, and changes nothing.
 
+mod kernel;
+mod metadata;
+mod report;
+mod rest;
+mod snapshot;
+
+pub(crate) use kernel::mounted_layers;
+pub(crate) use report::Mend;
+pub use report::{CheckFinding, CheckReport, Outcome, Reading, Repair};
+pub(crate) use rest::at_rest;
+pub(crate) use snapshot::release;
+
 use crate::condition::Condition;
 use crate::driver::Driver;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::names::Names;
 use crate::options::Options;
 use crate::site::Site;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use metadata::{Context, compare};
+use snapshot::Held;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use thinlayer_dm::{Bytes, Flush, Slot};
+use thinlayer_dm::{DmName, Flush};
+use thinlayer_provision::loop_pool::Side;
+use thinlayer_provision::lvm::PoolVolume;
 use thinlayer_store::{LayerId, Record, Recovery, Store};
-use thinlayer_thin::{BackingDevice, Pool, ThinTable};
+use thinlayer_thin::metadata::HeldMetadata;
+use thinlayer_thin::{Health, Pool, PoolState, Trouble};
 
-/// One thing that is not as it should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CheckFinding {
-    /// Its class, for programs: `pool-trouble`, `open-transaction`, ...
-    pub kind: &'static str,
-    /// What it is about: a layer, a device, a file.
-    pub subject: String,
-    /// What is wrong and what to do, for people.
-    pub text: String,
-}
-
-/// What a check found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckReport {
-    /// Nothing in here: store, pool and kernel agree.
-    pub findings: Vec<CheckFinding>,
-    /// Records that were looked at.
-    pub records: usize,
-    /// Active devices that were looked at.
-    pub devices: usize,
-    /// Mounts that were looked at.
-    pub mounts: usize,
-}
-
-impl CheckReport {
-    fn found(&mut self, kind: &'static str, subject: impl ToString, text: impl Into<String>) {
-        self.findings.push(CheckFinding { kind, subject: subject.to_string(), text: text.into() });
-    }
+/// How far a check of an active pool goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// By somebody who does not own the root: others may be at work, and the pool is sent no message.
+    Look,
+    /// By the owner: the pool's metadata is read, through a metadata snapshot.
+    Whole,
 }
 
 impl Driver {
-    /// Compares store, pool, devices, mounts and loop devices. Read-only; costs a status and a few calls for each active device.
+    /// Compares store, pool, the pool's own metadata, devices, mounts and loop devices. Changes nothing but that a metadata snapshot is reserved and released,
+    /// which is two commits of the pool; the metadata is read without holding anything that other operations need.
     ///
     /// # Errors
     /// If the kernel cannot be asked. What is wrong with the root is no error but a finding.
     pub fn check(&self) -> Result<CheckReport> {
-        let mut report =
-            self.between_transactions(|| check(&self.machine, &self.store, &self.pool, &self.options))?;
+        let _one = self.checking.try_lock_for(self.deadlines.layer).ok_or_else(|| Error::Busy {
+            what: "the check".into(),
+            why: "another one is under way; try again when it is done".into(),
+        })?;
+        let (mut report, taken) = self.between_transactions(|| {
+            active(&self.machine, &self.store, &self.pool, &self.options, Depth::Whole)
+        })?;
+        finish(&self.machine, taken, &mut report)?;
         let unsaid: HashSet<LayerId> = self.uses.all().into_iter().collect();
         let mounted: HashSet<LayerId> = mounted_layers(&self.machine, &self.names)?.into_keys().collect();
         for id in unsaid.difference(&mounted) {
-            report.found("lost-mount", id, "it is in use as far as the driver knows, but nothing is mounted: somebody else unmounted it; `umount` it here too");
+            report.mendable("lost-mount", id, "it is in use as far as the driver knows, but nothing is mounted: somebody else unmounted it; `umount` it here too", Mend::ForgetUses(id.clone()));
         }
         Ok(report)
     }
 }
 
-/// The layers whose mount points have something mounted, with the number of the mounted device (the last one on top).
-pub(crate) fn mounted_layers(
+/// The check of an active pool, and what is needed to go on with its metadata ([`finish`]).
+pub(crate) fn active(
     machine: &Machine,
-    names: &Names,
-) -> Result<HashMap<LayerId, thinlayer_dm::DeviceNumber>> {
-    let mut mounted = HashMap::new();
-    for mount in machine.filesystems.mounts()? {
-        if mount.target.parent() == Some(names.mounts().as_path())
-            && let Some(id) = mount
-                .target
-                .file_name()
-                .and_then(|name| name.to_str())
-                .and_then(|name| LayerId::found(name).ok())
-        {
-            mounted.insert(id, thinlayer_dm::DeviceNumber { major: mount.device.0, minor: mount.device.1 });
-        }
-    }
-    Ok(mounted)
-}
-
-/// The check of an active pool.
-pub(crate) fn check(machine: &Machine, store: &Store, pool: &Pool, options: &Options) -> Result<CheckReport> {
+    store: &Store,
+    pool: &Pool,
+    options: &Options,
+    depth: Depth,
+) -> Result<(CheckReport, Option<(HeldMetadata, Context)>)> {
     let names = Names::of(&machine.root);
     let mut report = CheckReport::default();
-    let mut records = store.layers();
-    records.extend(store.pending_deletion());
-    report.records = records.len();
+    let given = given_pool(machine, options)?;
+    let advice = advice(machine, options, given.as_ref());
+    let mut context = Context::of(store, given.is_none() && options.own_files(), advice);
 
     let state = pool.status(Flush::No)?;
+    let health = state.health();
     let table = pool.table()?;
     let site = Site { machine, options, pool: pool.name(), block: table.block_size, volume_blocked: None };
     let finding = site.judge(&state, Some(&table));
     if finding.condition != Condition::Good && !finding.condition.is_low() {
-        report.found("pool-trouble", pool.name(), finding.text);
+        report.found("pool-trouble", pool.name(), format!("{}; {}", finding.text, context.advice));
+        report.hopeless |= matches!(
+            health,
+            Health::Trouble(trouble) if !matches!(trouble, Trouble::OutOfData | Trouble::OutOfMetadata)
+        );
     }
     let pool_id = state.running().map_or(0, |status| status.transaction_id.0);
-    match store.compare(pool_id) {
+    store_and_pool(store, pool_id, pool.name().as_str(), &mut context, &mut report);
+    kernel::devices(machine, pool, &names, &context.records, &mut report)?;
+    kernel::folders(machine, &names, &context.records, &mut report)?;
+    kernel::loops(machine, pool, options, &mut report)?;
+
+    let takes_messages = matches!(health, Health::Good | Health::Trouble(Trouble::OutOfData));
+    if depth == Depth::Look || !takes_messages || !matches!(state, PoolState::Running(_)) {
+        return Ok((report, None));
+    }
+    let taken = match snapshot::held(&*machine.disk, pool)? {
+        Held::Nobody => match snapshot::take(machine, pool) {
+            Ok(metadata) => Some((metadata, context)),
+            Err(error) => {
+                let damaged = error.kind() == crate::Kind::NeedsCheck;
+                report.hopeless |= damaged;
+                let kind = if damaged { "metadata-damage" } else { "metadata-unread" };
+                report.found(kind, pool.name(), format!("{error}; {}", context.advice));
+                None
+            }
+        },
+        Held::Ours(root) => {
+            report.mendable(
+                "stale-metadata-snapshot",
+                pool.name(),
+                format!("a check that was killed left its metadata snapshot at block {}, so the pool's metadata was not read; `check --repair` releases it", root.0),
+                Mend::Release(root),
+            );
+            None
+        }
+        Held::Foreign(root) => {
+            report.found(
+                "foreign-metadata-snapshot",
+                pool.name(),
+                format!("somebody holds a metadata snapshot at block {}, so the pool's metadata was not read; check again when it is released; if nobody needs it: `dmsetup message {} 0 release_metadata_snap`", root.0, pool.name()),
+            );
+            None
+        }
+    };
+    Ok((report, taken))
+}
+
+/// The part of a check that reads the pool's metadata. Nothing that others need is held meanwhile.
+pub(crate) fn finish(
+    machine: &Machine,
+    taken: Option<(HeldMetadata, Context)>,
+    report: &mut CheckReport,
+) -> Result<()> {
+    let Some((metadata, context)) = taken else { return Ok(()) };
+    report.reading = Some(Reading::Snapshot);
+    compare(&metadata, &context, report);
+    snapshot::done(machine, metadata)
+}
+
+/// The transaction, and what the records say by themselves.
+fn store_and_pool(store: &Store, pool_id: u64, pool: &str, context: &mut Context, report: &mut CheckReport) {
+    report.records = context.records.len();
+    report.deferred = store.pending_deletion().len();
+    let recovery = store.compare(pool_id);
+    context.compared(&recovery);
+    match recovery {
         Recovery::Clean => {}
         Recovery::Open(pending) => {
             for pending in pending {
-                report.found(
+                report.mendable(
                     "open-transaction",
                     &pending.layer,
                     "an operation on it was interrupted; the next command that opens the root finishes or undoes it",
+                    Mend::Settle,
                 );
             }
         }
-        other => report.found("transaction-id", pool.name(), other.to_string()),
+        other => {
+            report.hopeless |= matches!(other, Recovery::TooFarAhead { .. });
+            report.found("transaction-id", pool, other.to_string());
+        }
     }
-    check_records(&records, pool_id, &mut report);
+    records(&context.records, pool_id, report);
     for (id, path) in store.damaged() {
         report.found("damaged-record", id, format!("its record was set aside as {}; mend it and move it back to metadata/, or delete it to give the layer up", path.display()));
     }
-    check_devices(machine, pool, &names, &records, &mut report)?;
-    check_loops(machine, pool, options, &mut report)?;
-    Ok(report)
 }
 
-fn check_records(records: &[(LayerId, Arc<Record>)], pool_id: u64, report: &mut CheckReport) {
+fn records(records: &[(LayerId, Arc<Record>)], pool_id: u64, report: &mut CheckReport) {
     let mut by_device: BTreeMap<u32, Vec<&LayerId>> = BTreeMap::new();
     for (id, record) in records {
         by_device.entry(record.device_id.get()).or_default().push(id);
-        if record.transaction_id > pool_id {
+        // The record of an interrupted creation is one ahead.
+        if record.transaction_id > pool_id.saturating_add(report.has("open-transaction").into()) {
             report.found("future-record", id, format!("it was made in transaction {}, and the pool is at {pool_id}: the pool is older than the store", record.transaction_id));
         }
-        if record.deleted {
-            report.found("deferred-deletion", id, "it is removed, but still in the pool; `thinlayer serve` or the next command gives its blocks back");
-        }
         if record.extra.as_ref().is_some_and(|extra| extra.grow_pending) {
-            report.found(
+            report.mendable(
                 "grow-pending",
                 id,
                 "its file system was not grown to its device's size yet; the next mount does it",
+                Mend::Grow(id.clone()),
             );
         }
     }
@@ -148,119 +201,43 @@ fn check_records(records: &[(LayerId, Arc<Record>)], pool_id: u64, report: &mut 
     }
 }
 
-/// Active devices against records, and mounts against both.
-fn check_devices(
-    machine: &Machine,
-    pool: &Pool,
-    names: &Names,
-    records: &[(LayerId, Arc<Record>)],
-    report: &mut CheckReport,
-) -> Result<()> {
-    let by_id: HashMap<&LayerId, &Arc<Record>> = records.iter().map(|(id, record)| (id, record)).collect();
-    let mounted = mounted_layers(machine, names)?;
-    report.mounts = mounted.len();
-    let mut numbers = HashMap::new();
-    for listed in machine.dm.devices()? {
-        let Some(id) = names.layer_of(listed.name.as_str()) else { continue };
-        report.devices += 1;
-        numbers.insert(id.clone(), listed.number);
-        let Some(record) = by_id.get(&id) else {
-            report.found(
-                "orphan-device",
-                &listed.name,
-                "it is active, and no record knows it; `dmsetup remove` takes it away if nothing uses it",
-            );
-            continue;
-        };
-        let (info, table) = machine.dm.table((&listed.name).into(), Slot::Live)?;
-        if info.suspended {
-            report.found(
-                "suspended-device",
-                &listed.name,
-                "its I/O is held back; `dmsetup resume` lets it go on",
-            );
-        }
-        let parsed = table.first().and_then(|target| ThinTable::from_target(target).ok());
-        match parsed {
-            Some(thin) => {
-                if thin.id.get() != record.device_id.get() {
-                    report.found(
-                        "wrong-device",
-                        &listed.name,
-                        format!(
-                            "it stands on thin device {}, and its record names {}",
-                            thin.id.get(),
-                            record.device_id.get()
-                        ),
-                    );
-                }
-                if thin.pool != BackingDevice::Number(pool.number()) {
-                    report.found(
-                        "wrong-pool",
-                        &listed.name,
-                        format!("it stands on another pool than {}", pool.name()),
-                    );
-                }
-                if thin.len != Bytes(record.size_bytes).to_sectors() {
-                    report.found(
-                        "wrong-size",
-                        &listed.name,
-                        format!(
-                            "it has {}, and its record says {}",
-                            thin.len,
-                            Bytes(record.size_bytes).to_sectors()
-                        ),
-                    );
-                }
-            }
-            None => report.found("wrong-table", &listed.name, "it is no thin device"),
-        }
-        if !mounted.contains_key(&id) && info.open_count == 0 && !info.deferred_remove {
-            report.found("idle-device", &listed.name, "it is active and nobody uses it: a command was interrupted; the next mount takes it, `stop` removes it");
-        }
+/// The pool of this root, where somebody else made it: LVM, or who named it in `dm.thinpooldev`.
+pub(crate) fn given_pool(machine: &Machine, options: &Options) -> Result<Option<DmName>> {
+    match &options.thin_pool {
+        Some(name) => Ok(Some(name.clone())),
+        None => crate::direct_lvm::pool_name(machine, options),
     }
-    for (id, number) in mounted {
-        match numbers.get(&id) {
-            Some(device) if *device == number => {}
-            Some(device) => report.found(
-                "wrong-mount",
-                &id,
-                format!("device {number} is mounted there, and the layer's device is {device}"),
-            ),
-            None => report.found(
-                "stray-mount",
-                &id,
-                format!(
-                    "device {number} is mounted at {}, which is not an active layer's",
-                    names.mount_point(&id).display()
-                ),
-            ),
-        }
-    }
-    Ok(())
 }
 
-/// Two loop devices on one file break a pool; a loop device that nobody uses holds the file's space.
-fn check_loops(machine: &Machine, pool: &Pool, options: &Options, report: &mut CheckReport) -> Result<()> {
-    if options.thin_pool.is_some() {
-        return Ok(());
+/// The command lines for damaged metadata.
+pub(crate) fn advice(machine: &Machine, options: &Options, given: Option<&DmName>) -> String {
+    if let Some(pool) = given {
+        return match PoolVolume::of_device(pool) {
+            Some(volume) => {
+                format!(
+                    "take the pool down (`lvchange -an {volume}`) and repair it with `lvconvert --repair {volume}`"
+                )
+            }
+            None => format!(
+                "take pool {pool} down, run `thin_check` on its metadata device, and `thin_repair` if that finds damage"
+            ),
+        };
     }
-    let table = pool.table()?;
-    let ours = [crate::pool::number(&table.data).ok(), crate::pool::number(&table.metadata).ok()];
-    let loops = machine.backing.loops()?;
-    let files: HashSet<(u64, u64)> = loops
-        .iter()
-        .filter(|device| ours.contains(&Some(device.number)))
-        .map(|device| (device.dev, device.inode))
-        .collect();
-    for device in loops {
-        if files.contains(&(device.dev, device.inode)) && !ours.contains(&Some(device.number)) {
-            report.found(
-                "leaked-loop",
-                device.node.display(),
-                format!("it holds {} too, which the pool stands on; `losetup -d` it", device.file.display()),
-            );
+    let root = machine.root.path.display();
+    let stop = format!("take the pool down (`thinlayer --root {root} stop`)");
+    match &options.metadata_device {
+        Some(device) => {
+            let device = device.display();
+            format!(
+                "{stop}, then `thin_check {device}`; if that finds damage, `thin_repair --input {device} --output DEVICE` onto another device of its size, and name that in dm.metadatadev"
+            )
+        }
+        None => {
+            let file = Side::Metadata.path(&machine.root.path);
+            let file = file.display();
+            format!(
+                "{stop}, then `thin_check {file}`; if that finds damage, `fallocate --length $(stat --format %s {file}) {file}.new` and `thin_repair --input {file} --output {file}.new`, and put that in its place"
+            )
         }
     }
-    Ok(())
 }

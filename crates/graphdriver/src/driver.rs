@@ -15,7 +15,7 @@ use crate::status::Layout;
 use crate::transaction::Transactions;
 use crate::uses::Uses;
 use crate::worker::Queue;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::path::PathBuf;
 use std::sync::Arc;
 use thinlayer_dm::Bytes;
@@ -81,6 +81,8 @@ pub struct Driver {
     pub(crate) active: Active,
     pub(crate) uses: Uses,
     pub(crate) queue: Queue,
+    /// One check at a time: a pool has room for one metadata snapshot.
+    pub(crate) checking: Mutex<()>,
 }
 
 impl Driver {

@@ -98,6 +98,7 @@ mod progress;
 mod read_only;
 mod recover;
 mod remove;
+mod repair;
 mod reserve;
 mod resize;
 mod room;
@@ -114,7 +115,7 @@ mod watch;
 mod worker;
 
 pub use adoption::Adoption;
-pub use check::{CheckFinding, CheckReport};
+pub use check::{CheckFinding, CheckReport, Outcome, Reading, Repair};
 pub use condition::Condition;
 pub use deadline::Deadlines;
 pub use driver::{Driver, Notice, Severity};
@@ -127,6 +128,7 @@ pub use options::{DEFAULT_BASE_SIZE, DEFAULT_LOOP_DATA_SIZE, DEFAULT_LOOP_METADA
 pub use owner::{Holder, Ownership, Sharing};
 pub use progress::{Event, Progress, Silent};
 pub use read_only::ReadOnly;
+pub use repair::repair;
 pub use size::{MAX_LAYER_SIZE, human_size, parse_size};
 pub use status::{Growable, Status};
 pub use system::SystemClock;

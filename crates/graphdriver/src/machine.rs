@@ -10,6 +10,7 @@ use thinlayer_filesystem::{Filesystems, Owner};
 use thinlayer_provision::Backing;
 use thinlayer_provision::lvm::Programs;
 use thinlayer_store::Disk;
+use thinlayer_thin::metadata::MetadataDevices;
 
 /// Time, and threads that a deadline can be put on.
 pub trait Clock: fmt::Debug + Send + Sync {
@@ -77,6 +78,8 @@ pub struct Machine {
     pub backing: Arc<dyn Backing>,
     /// LVM's programs, for pools that are LVM's.
     pub programs: Arc<dyn Programs>,
+    /// Metadata devices of pools.
+    pub metadata: Arc<dyn MetadataDevices>,
     /// The disk under [`Root::path`].
     pub disk: Arc<dyn Disk>,
     /// The disk under [`Root::runtime`].

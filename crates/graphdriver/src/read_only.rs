@@ -4,7 +4,7 @@
 //! The pool has the name that it always has, so that nobody makes a second one on the same files. Mounts lie below `/run/thinlayer`.
 
 use crate::active::{Waiting, thin_id};
-use crate::check::{CheckReport, check};
+use crate::check::{CheckReport, Depth, active};
 use crate::deadline::{Deadlines, within};
 use crate::driver::Notice;
 use crate::error::{Error, Result};
@@ -109,7 +109,7 @@ impl ReadOnly {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn check(&self) -> Result<CheckReport> {
-        check(&self.machine, &self.store, &self.pool, &self.options)
+        active(&self.machine, &self.store, &self.pool, &self.options, Depth::Look).map(|(report, _)| report)
     }
 
     /// Mounts a layer read-only, without replaying its journal, and gives the path of its tree. One that is mounted so already is not counted again.

@@ -125,6 +125,7 @@ impl Driver {
             active,
             uses,
             queue: Queue::default(),
+            checking: parking_lot::Mutex::default(),
             machine,
         };
         if let Err(error) = driver.ensure_sound() {

@@ -144,6 +144,7 @@ impl Machine {
             filesystems: Arc::new(thinlayer_filesystem::System::default()),
             backing: Arc::new(thinlayer_provision::System::default()),
             programs: Arc::new(thinlayer_provision::lvm::Installed::default()),
+            metadata: Arc::new(thinlayer_thin::metadata::SystemDevices),
             disk: Arc::new(folder(&root.path)?),
             runtime,
             clock: Arc::new(SystemClock::default()),

@@ -68,6 +68,11 @@ impl Driver {
         })
     }
 
+    /// Finishes what a failed operation left.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.lock_transaction(self.deadlines.transaction).map(drop)
+    }
+
     /// Looks at store and pool while no transaction is under way.
     pub(crate) fn between_transactions<T>(&self, look: impl FnOnce() -> Result<T>) -> Result<T> {
         let _state = self.try_transaction(self.deadlines.transaction)?;

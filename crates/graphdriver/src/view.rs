@@ -1,6 +1,6 @@
 //! A look at a root without owning it: records and mount table, nothing else, and nothing is written.
 
-use crate::check::{CheckReport, check, mounted_layers};
+use crate::check::{CheckReport, Depth, active, at_rest, finish, mounted_layers};
 use crate::driver::{Notice, describe};
 use crate::error::Result;
 use crate::layer::LayerInfo;
@@ -85,12 +85,32 @@ impl View {
         status(&self.machine, &self.store, &pool, &layout, options).map(Some)
     }
 
-    /// A check, if the pool is active.
+    /// A check by somebody who does not own the root. Of an active pool the metadata is not read, as that takes a message to the pool.
     ///
     /// # Errors
-    /// If the pool cannot be asked.
-    pub fn check(&self, options: &Options) -> Result<Option<CheckReport>> {
-        self.pool(options)?.map(|pool| check(&self.machine, &self.store, &pool, options)).transpose()
+    /// If the kernel cannot be asked.
+    pub fn check(&self, options: &Options) -> Result<CheckReport> {
+        self.check_to(options, Depth::Look)
+    }
+
+    /// A check by the owner of the root ([`crate::Ownership`]), without opening it: a pool that is not active stays so.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn check_owned(&self, options: &Options) -> Result<CheckReport> {
+        self.check_to(options, Depth::Whole)
+    }
+
+    fn check_to(&self, options: &Options, depth: Depth) -> Result<CheckReport> {
+        let pool = match self.pool(options) {
+            // Without device-mapper no pool is active.
+            Err(error) if error.kind() == crate::Kind::Unsupported && options.thin_pool.is_none() => None,
+            other => other?,
+        };
+        let Some(pool) = pool else { return at_rest(&self.machine, &self.store, options) };
+        let (mut report, taken) = active(&self.machine, &self.store, &pool, options, depth)?;
+        finish(&self.machine, taken, &mut report)?;
+        Ok(report)
     }
 
     fn pool(&self, options: &Options) -> Result<Option<Pool>> {

@@ -281,8 +281,21 @@ impl System {
         }
     }
 
+    /// [`crate::Backing::detach`].
+    pub(crate) fn detach_loop(&self, number: DeviceNumber) -> Result<()> {
+        let (device, node) = self.open_numbered(number)?;
+        sys::loop_clear(&device).map_err(|errno| failed("detach the file of", &node, errno))
+    }
+
     /// [`crate::Backing::refresh_size`].
     pub(crate) fn refresh_loop(&self, number: DeviceNumber) -> Result<thinlayer_dm::Bytes> {
+        let (device, node) = self.open_numbered(number)?;
+        sys::loop_set_capacity(&device).map_err(|errno| failed("refresh the size of", &node, errno))?;
+        sys::block_size(&device).map_err(|errno| failed("measure", &node, errno))
+    }
+
+    /// Opens a device of which only the number is known, if it is a loop device.
+    fn open_numbered(&self, number: DeviceNumber) -> Result<(File, PathBuf)> {
         let link = self.sys.join("dev/block").join(number.to_string());
         let target =
             std::fs::read_link(&link).map_err(|error| failed("look for the device", &link, errno(&error)))?;
@@ -294,8 +307,7 @@ impl System {
             });
         }
         let (device, node, _) = self.open_loop(name, false, Nodes::Make)?;
-        sys::loop_set_capacity(&device).map_err(|errno| failed("refresh the size of", &node, errno))?;
-        sys::block_size(&device).map_err(|errno| failed("measure", &node, errno))
+        Ok((device, node))
     }
 }
 

@@ -163,6 +163,12 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// If they cannot be listed.
     fn loops(&self) -> Result<Vec<LoopDevice>>;
 
+    /// Takes a file from its loop device (`LOOP_CLR_FD`). Where something still has the device open, it goes at the last close.
+    ///
+    /// # Errors
+    /// If it is no loop device in use.
+    fn detach(&self, number: DeviceNumber) -> Result<()>;
+
     /// Makes a loop device see its file's new size (`LOOP_SET_CAPACITY`); the size that it has now.
     ///
     /// # Errors

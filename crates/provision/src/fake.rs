@@ -200,6 +200,13 @@ impl Backing for Fake {
         Ok(self.0.lock().unwrap().loops.values().cloned().collect())
     }
 
+    fn detach(&self, number: DeviceNumber) -> Result<()> {
+        let mut world = self.0.lock().unwrap();
+        world.effect(format!("detach {number}"))?;
+        world.loops.remove(&number.minor);
+        Ok(())
+    }
+
     fn refresh_size(&self, number: DeviceNumber) -> Result<Bytes> {
         let mut world = self.0.lock().unwrap();
         world.effect(format!("refresh {number}"))?;

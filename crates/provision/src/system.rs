@@ -73,6 +73,10 @@ impl Backing for System {
         self.list_loops()
     }
 
+    fn detach(&self, number: DeviceNumber) -> Result<()> {
+        self.detach_loop(number)
+    }
+
     fn refresh_size(&self, number: DeviceNumber) -> Result<Bytes> {
         self.refresh_loop(number)
     }

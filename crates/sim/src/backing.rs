@@ -135,6 +135,21 @@ impl Backing for SimBacking {
         })
     }
 
+    fn detach(&self, number: DeviceNumber) -> Result<()> {
+        let node = loop_node(number.minor);
+        self.on("detach", &node, |st, call| {
+            if number.major != crate::devices::LOOP_MAJOR || !st.loops.contains_key(&number.minor) {
+                return Err(Errno::ENXIO);
+            }
+            st.effect(call);
+            if let Some(l) = st.loops.get_mut(&number.minor) {
+                l.autoclear = true;
+            }
+            st.settle();
+            Ok(())
+        })
+    }
+
     fn refresh_size(&self, number: DeviceNumber) -> Result<Bytes> {
         let node = loop_node(number.minor);
         self.on("refresh the size of", &node, |st, call| {

@@ -17,6 +17,7 @@ mod files;
 mod filesystems;
 mod image;
 mod loops;
+mod metadata;
 mod mounts;
 mod pool;
 mod random;

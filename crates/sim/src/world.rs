@@ -8,6 +8,7 @@ use crate::faults::Fault;
 use crate::filesystems::{SimFilesystems, get_file, put_file};
 use crate::image::Content;
 use crate::loops::NamedDevice;
+use crate::metadata::SimMetadata;
 use crate::mounts::Where;
 use crate::pool::Mode;
 use crate::state::{Held, Shared, State, Storage, View};
@@ -93,6 +94,7 @@ impl World {
             backing: Arc::new(SimBacking(view.clone())),
             // The simulated machine has no LVM.
             programs: Arc::new(thinlayer_provision::lvm::NotInstalled),
+            metadata: Arc::new(SimMetadata(view.clone())),
             disk: disk("disk", root),
             runtime: disk("runtime", &runtime),
             clock: Arc::new(SimClock(view.clone())),

@@ -10,6 +10,8 @@ use std::sync::Arc;
 pub(crate) const METADATA: &str = "metadata";
 pub(crate) const OURS: &str = "thinlayer";
 pub(crate) const QUARANTINE: &str = "thinlayer/quarantine";
+/// Records of layers whose device is gone: kept to look at, and nothing hangs on them.
+pub(crate) const WITHOUT_DEVICE: &str = "thinlayer/quarantine/without-device";
 pub(crate) const LEGACY_FOLDER: &str = "devicemapper";
 pub(crate) const LEGACY: &str = "devicemapper/json";
 pub(crate) const LEGACY_MIGRATED: &str = "devicemapper/json.migrated";

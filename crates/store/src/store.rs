@@ -133,6 +133,11 @@ impl Store {
         tables.damaged.iter().map(|(layer, damage)| (layer.clone(), damage.path.clone())).collect()
     }
 
+    /// Thin devices of records whose names no layer can have: they are somebody's, and nobody's layer.
+    pub fn nameless(&self) -> Vec<DeviceId> {
+        self.tables.read().nameless.iter().copied().collect()
+    }
+
     /// How many layers of which sort there are.
     pub fn counts(&self) -> Counts {
         let tables = self.tables.read();

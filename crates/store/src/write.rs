@@ -1,6 +1,6 @@
 //! What the store writes: the intent, records, the device set.
 
-use crate::files::{device_set_path, record_path, transaction_path};
+use crate::files::{OURS, QUARANTINE, WITHOUT_DEVICE, device_set_path, record_path, transaction_path};
 use crate::store::{Writer, not_taken, undamaged};
 use crate::transaction::{self, Intent, TRANSACTION_JSON_MAX_BYTES, TransactionFile, padded};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
 };
 use std::collections::BTreeSet;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -185,6 +186,44 @@ impl Store {
         tables.insert(to.clone(), record.clone());
         tables.remove(from);
         Ok(to)
+    }
+
+    /// Moves the record of a layer whose device is gone out of the way, to `thinlayer/quarantine/without-device/`. Its id and its thin id are free then.
+    /// Returns where it is, relative to the root.
+    ///
+    /// # Errors
+    /// There is no such layer, its record is damaged, or the disk failed.
+    pub fn set_aside_without_device(&self, layer: &LayerId) -> Result<PathBuf> {
+        self.writable("set a record aside")?;
+        let writer = self.writer.lock();
+        {
+            let tables = self.tables.read();
+            undamaged(&tables, layer)?;
+            if tables.get(layer).is_none() {
+                return Err(Error::NotFound { layer: layer.clone() });
+            }
+        }
+        let disk = &writer.files.disk;
+        let folder = Path::new(WITHOUT_DEVICE);
+        let taken = |error: io::Error| Error::io("set aside a record in", folder, error);
+        disk.make_folder(folder).map_err(taken)?;
+        for above in [QUARANTINE, OURS, ""] {
+            writer.files.sync(above)?;
+        }
+        let entries = disk.list(folder).map_err(taken)?;
+        let is_there = |name: &str| entries.iter().any(|entry| entry.name.to_str() == Some(name));
+        let name = (1_u64..)
+            .map(|number| format!("{}.{number}", layer.file_name()))
+            .find(|name| !is_there(name))
+            .unwrap_or_default();
+        let to = folder.join(name);
+        let path = record_path(layer);
+        disk.rename(&path, &to).map_err(|error| Error::io("rename", &path, error))?;
+        // The new name first, so that no crash leaves the record without one.
+        writer.files.sync(WITHOUT_DEVICE)?;
+        let synced = writer.files.sync_metadata();
+        self.tables.write().remove(layer);
+        synced.map(|()| to)
     }
 
     /// Writes a record for a device that has none, so that it is deleted later. Returns its id.

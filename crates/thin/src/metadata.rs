@@ -49,7 +49,7 @@ pub use error::{BlockKind, Error, Kind, Result};
 pub use held::{Abandoned, HeldMetadata};
 pub use mapping::{Run, Runs};
 pub use reader::Metadata;
-pub use source::{DeviceSource, ReadAt};
+pub use source::{DeviceSource, MetadataDevices, Place, ReadAt, SystemDevices};
 pub use space_map::SpaceMap;
 pub use superblock::Superblock;
 pub use usage::Usage;

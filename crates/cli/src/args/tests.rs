@@ -67,7 +67,7 @@ fn every_promised_command_is_there_and_no_other() {
         "export n",
         "pool",
         "pool shrink",
-        "check --repair",
+        "check --dry-run",
         "serve --docker /x",
     ] {
         wrong(absent);
@@ -83,6 +83,8 @@ fn commands_know_their_arguments() {
     );
     let (Command::Umount(umount), _) = run("umount --all c") else { panic!() };
     assert!(umount.own.all && umount.own.id == "c");
+    let (Command::Check(check), _) = run("check --repair --dry-run") else { panic!() };
+    assert!(check.own.repair && check.own.dry_run);
     let (Command::Rm(rm), _) = run("rm a b -- -c") else { panic!() };
     assert_eq!(rm.own.ids, ["a", "b", "-c"]);
     let (Command::Resize(resize), _) = run("resize c 1G") else { panic!() };

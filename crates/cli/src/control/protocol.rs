@@ -192,7 +192,7 @@ mod tests {
             (id.clone(), any::<bool>()).prop_map(|(id, all)| Request::Umount { id, all }),
             proptest::collection::vec(id, 1..5).prop_map(|ids| Request::Rm { ids }),
             Just(Request::Status),
-            Just(Request::Check),
+            (any::<bool>(), any::<bool>()).prop_map(|(repair, dry_run)| Request::Check { repair, dry_run }),
             Just(Request::PoolGrow { data: Some(crate::request::PoolSize::By(7)), metadata: None }),
             Just(Request::Stop),
         ];

@@ -74,7 +74,8 @@ impl State {
                     return Err(Errno::EBUSY);
                 }
                 let mut next = now.as_ref().clone();
-                next.held_root = Some(next.metadata_used());
+                // Any block that nothing else has.
+                next.held_root = Some(next.metadata_blocks - 1);
                 next
             }
             ["release_metadata_snap"] => {

@@ -581,3 +581,48 @@ proptest! {
         prop_assert_eq!(devices.len(), found.0.len() + found.1, "no device twice");
     }
 }
+
+#[test]
+fn a_record_without_device_is_moved_away_and_its_id_is_free() {
+    let disk = root();
+    let store = disk.store(0);
+    let text = disk.text("metadata/a").unwrap();
+    let aside = store.set_aside_without_device(&id("a")).unwrap();
+    assert_eq!(aside, path("thinlayer/quarantine/without-device/a.1"));
+    assert_eq!(disk.text("thinlayer/quarantine/without-device/a.1").unwrap(), text);
+    assert!(disk.text("metadata/a").is_none() && store.record_even_deleted(&id("a")).is_none());
+    assert!(matches!(store.set_aside_without_device(&id("a")), Err(Error::NotFound { .. })));
+    // Both ids are free, and what is there is not overwritten.
+    store.put(&id("a"), &record(5, 1)).unwrap();
+    assert_eq!(
+        store.set_aside_without_device(&id("a")).unwrap(),
+        path("thinlayer/quarantine/without-device/a.2")
+    );
+    assert_eq!(disk.text("thinlayer/quarantine/without-device/a.1").unwrap(), text);
+    // It is no damaged record, at later starts neither.
+    assert!(disk.store(0).damaged().is_empty());
+    let (store, _) = disk.open(Mode::ReadOnly);
+    assert!(matches!(store.set_aside_without_device(&id("a")), Err(Error::ReadOnly { .. })));
+}
+
+#[test]
+fn a_record_without_device_is_lost_by_no_crash() {
+    let steps = at_every_step(
+        root,
+        |disk| {
+            // A store cannot even be opened on a disk that has stopped.
+            let (store, _) = match Store::open(std::sync::Arc::new(disk.clone()), Mode::ReadWrite) {
+                Ok(opened) => opened,
+                Err(_) => return false,
+            };
+            store.set_aside_without_device(&id("a")).is_ok()
+        },
+        |disk, answered| {
+            let here = disk.text("metadata/a").is_some();
+            let aside = disk.text("thinlayer/quarantine/without-device/a.1").is_some();
+            assert!(here || aside, "the record is nowhere");
+            assert!(!answered || !here, "it came back");
+        },
+    );
+    assert!(steps > 3);
+}

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use thinlayer_dm::Bytes;
+use thinlayer_dm::{Bytes, DeviceNumber};
 
 /// Something that can be read at any place: a file, a device, bytes in memory.
 pub trait ReadAt: fmt::Debug + Send + Sync {
@@ -53,6 +53,47 @@ impl<T: ReadAt + ?Sized> ReadAt for Box<T> {
 
     fn size(&self) -> io::Result<Bytes> {
         (**self).size()
+    }
+}
+
+/// Where metadata lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place<'a> {
+    /// On a block device.
+    Device(DeviceNumber),
+    /// On the block device or in the file of this path.
+    Path(&'a Path),
+}
+
+/// Opens metadata devices: those of the machine ([`SystemDevices`]) or of a simulation.
+pub trait MetadataDevices: fmt::Debug + Send + Sync {
+    /// Opens a device or a file for reading alone, past the page cache.
+    ///
+    /// # Errors
+    /// If it is not there, or the system refuses.
+    fn open(&self, place: Place<'_>) -> io::Result<Box<dyn ReadAt>>;
+}
+
+/// The machine's own devices and files.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemDevices;
+
+impl MetadataDevices for SystemDevices {
+    fn open(&self, place: Place<'_>) -> io::Result<Box<dyn ReadAt>> {
+        let number = match place {
+            Place::Path(path) => return Ok(Box::new(DeviceSource::open(path)?)),
+            Place::Device(number) => number,
+        };
+        // The kernel knows the node's name, whether udev runs or not.
+        let facts = std::fs::read_to_string(format!("/sys/dev/block/{number}/uevent"))?;
+        let name = facts.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+        let name = name.ok_or_else(|| io::Error::other(format!("block device {number} has no name")))?;
+        let source = DeviceSource::open(&Path::new("/dev").join(name))?;
+        let opened = source.0.metadata()?;
+        if !opened.file_type().is_block_device() || DeviceNumber::from_stat(opened.rdev()) != number {
+            return Err(io::Error::other(format!("/dev/{name} is not block device {number}")));
+        }
+        Ok(Box::new(source))
     }
 }
 

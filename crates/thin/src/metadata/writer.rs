@@ -74,9 +74,15 @@ struct Writer {
 impl WrittenPool {
     /// The bytes of the metadata device; `None` if it has too few blocks.
     pub fn bytes(&self) -> Option<Vec<u8>> {
-        let size = usize::try_from(self.metadata_blocks).ok()?.checked_mul(SIZE)?;
+        let mut bytes = self.used()?;
+        bytes.resize(usize::try_from(self.metadata_blocks).ok()?.checked_mul(SIZE)?, 0);
+        Some(bytes)
+    }
+
+    /// The bytes of the blocks that are in use, which are the first ones; `None` if it has too few blocks.
+    pub fn used(&self) -> Option<Vec<u8>> {
         let mut writer = Writer {
-            bytes: vec![0; size],
+            bytes: vec![0; SIZE],
             next: 1,
             limit: self.metadata_blocks,
             fill: self.fill.max(3),
@@ -154,6 +160,17 @@ pub fn seal(image: &mut [u8], block: MetaBlocks, kind: BlockKind) {
     set(bytes, 0, &sum.to_le_bytes());
 }
 
+/// What a metadata snapshot at this block begins with, if it is taken of this image now.
+pub fn snapshot_block(image: &[u8], block: MetaBlocks) -> Vec<u8> {
+    let mut content = image[..SIZE].to_vec();
+    content[at::DATA_MAP..at::MAPPINGS].fill(0);
+    set(&mut content, at::HELD_ROOT, &[0; 8]);
+    set(&mut content, NUMBER, &block.0.to_le_bytes());
+    let sum = checksum(&content, BlockKind::Superblock);
+    set(&mut content, 0, &sum.to_le_bytes());
+    content
+}
+
 fn set(block: &mut [u8], place: usize, value: &[u8]) {
     block[place..place + value.len()].copy_from_slice(value);
 }
@@ -171,6 +188,9 @@ impl Writer {
 
     fn put(&mut self, block: u64, content: Vec<u8>, kind: BlockKind) -> Option<()> {
         let start = usize::try_from(block).ok()? * SIZE;
+        if self.bytes.len() < start + SIZE {
+            self.bytes.resize(start + SIZE, 0);
+        }
         self.bytes[start..start + SIZE].copy_from_slice(&content);
         seal(&mut self.bytes, MetaBlocks(block), kind);
         Some(())

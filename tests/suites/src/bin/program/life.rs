@@ -185,8 +185,10 @@ impl Root {
     /// Store, pool and kernel agree, at the latest when the worker of a `serve` has done its work.
     pub(crate) fn check_soon(&self) -> Result<()> {
         harness::eventually("check to find nothing", crate::fixture::PATIENCE, || {
-            let output = self.try_run(&["check"])?;
-            Ok(if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) })
+            let output = self.try_run(&["--json", "check"])?;
+            let report: Value = serde_json::from_slice(&output.stdout)?;
+            let done = output.status.success() && report["deferred"] == 0;
+            Ok(if done { Ok(()) } else { Err(format!("{output:?}")) })
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The program on the real kernel: a root's whole life by hand and through `serve`, and what goes wrong on the way.
 
+mod checking;
 mod fixture;
 mod life;
 mod many;
@@ -63,6 +64,21 @@ fn main() -> ExitCode {
                 trouble::without_device_mapper,
             ),
             test("what is missing beneath a layer is no missing layer", trouble::missing_beneath),
+            test("check finds what disagrees in an active pool, and --repair mends it", checking::active)
+                .deadline(minutes(4)),
+            test("check finds what disagrees in a root at rest, and wakes nothing", checking::at_rest)
+                .deadline(minutes(4)),
+            test(
+                "check names the tools for damaged metadata, and --repair leaves it alone",
+                checking::damage,
+            )
+            .deadline(minutes(4)),
+            test("a killed check's metadata snapshot is released, and nobody else's", checking::killed),
+            test(
+                "check and --repair work through serve, and a pending removal is no finding",
+                checking::serving,
+            )
+            .deadline(minutes(4)),
         ],
     )
     .main()

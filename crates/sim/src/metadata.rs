@@ -5,6 +5,7 @@ use crate::state::{State, Storage, View};
 use nix::errno::Errno;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::OnceLock;
 use thinlayer_dm::Bytes;
 use thinlayer_thin::MetaBlocks;
 use thinlayer_thin::metadata::writer::{WrittenDevice, WrittenPool, snapshot_block};
@@ -14,7 +15,15 @@ use thinlayer_thin::metadata::{MetadataDevices, Place, ReadAt};
 #[derive(Clone, Debug)]
 pub(crate) struct SimMetadata(pub(crate) View);
 
-/// A metadata device at the moment when it was opened.
+/// An open metadata device. What it holds is that of the moment when it is first read: a metadata snapshot does not change after that.
+#[derive(Debug)]
+struct Device {
+    view: View,
+    storage: Storage,
+    image: OnceLock<Option<Image>>,
+}
+
+/// A metadata device at some moment.
 #[derive(Debug)]
 struct Image {
     used: Vec<u8>,
@@ -25,7 +34,7 @@ struct Image {
 impl MetadataDevices for SimMetadata {
     fn open(&self, place: Place<'_>) -> io::Result<Box<dyn ReadAt>> {
         let opened = self.0.call(&format!("metadata open {place:?}"), |state| {
-            let storage = match place {
+            Ok(match place {
                 Place::Device(number) => state.storage(number).ok_or(Errno::ENXIO)?,
                 Place::Path(path) => match state.files.backing(path) {
                     Ok(Some((inode, _))) => Storage::File(inode),
@@ -34,11 +43,10 @@ impl MetadataDevices for SimMetadata {
                         state.storage(number).ok_or(Errno::ENXIO)?
                     }
                 },
-            };
-            let now = state.metadata_now(storage).ok_or(Errno::EILSEQ)?;
-            Image::of(&now).ok_or(Errno::ENOSPC)
+            })
         });
-        Ok(Box::new(opened.map_err(io::Error::from)?))
+        let storage = opened.map_err(io::Error::from)?;
+        Ok(Box::new(Device { view: self.0.clone(), storage, image: OnceLock::new() }))
     }
 }
 
@@ -71,24 +79,35 @@ impl Image {
     }
 }
 
-impl ReadAt for Image {
+impl Device {
+    fn image(&self) -> io::Result<&Image> {
+        let image = self.image.get_or_init(|| {
+            let now = self.view.shared.lock().metadata_now(self.storage)?;
+            Image::of(&now)
+        });
+        image.as_ref().ok_or_else(|| io::Error::from(Errno::EIO))
+    }
+}
+
+impl ReadAt for Device {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        if let Some((root, block)) = &self.snapshot
+        let Image { used, snapshot, size } = self.image()?;
+        if let Some((root, block)) = snapshot
             && offset == root * MetaBlocks::BLOCK_BYTES
         {
             return block.read_exact_at(buffer, 0);
         }
-        if offset >= self.size {
+        if offset >= *size {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         // What no block of the pool lies on.
-        self.used.read_exact_at(buffer, offset).or_else(|_| {
+        used.read_exact_at(buffer, offset).or_else(|_| {
             buffer.fill(0);
             Ok(())
         })
     }
 
     fn size(&self) -> io::Result<Bytes> {
-        Ok(Bytes(self.size))
+        Ok(Bytes(self.image()?.size))
     }
 }

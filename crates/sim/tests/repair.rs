@@ -100,6 +100,7 @@ fn a_metadata_snapshot_is_released_by_whose_it_is() {
     assert_eq!(report.repairs, vec![]);
     // As a killed check leaves it.
     let note = Path::new("thinlayer/metadata-snapshot");
+    machine.disk.make_folder(Path::new("thinlayer")).unwrap();
     machine.disk.write(note, b"{").unwrap();
     assert_eq!(kinds(&driver.check().unwrap()), ["stale-metadata-snapshot"]);
     let report = driver.repair().unwrap();

@@ -167,7 +167,8 @@ impl Session {
             match Ownership::acquire(root, &holder, left.min(SLICE)) {
                 Ok(ownership) => return Ok(Found::Owned(ownership)),
                 Err(error) if error.kind() != Kind::Busy => return Err(error.into()),
-                Err(_) if left > SLICE => {}
+                // A running dockerd is told at once, without any wait.
+                Err(_) if left > SLICE => std::thread::sleep(TICK),
                 // The next turn looks without owning it.
                 Err(_) if owns && request.only_looks() => {}
                 Err(error) => {

@@ -6,7 +6,7 @@ mod report;
 mod rest;
 mod snapshot;
 
-pub(crate) use kernel::mounted_layers;
+pub(crate) use kernel::{mounted_layers, stray_folders};
 pub(crate) use report::Mend;
 pub use report::{CheckFinding, CheckReport, Outcome, Reading, Repair};
 pub(crate) use rest::at_rest;

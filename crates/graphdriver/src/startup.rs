@@ -2,7 +2,7 @@
 
 use crate::active::Active;
 use crate::base::choose_filesystem;
-use crate::check::mounted_layers;
+use crate::check::{mounted_layers, stray_folders};
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use crate::identity::Known;
@@ -136,6 +136,7 @@ impl Driver {
         let short = driver.verify_base(proven, known, notices)?;
         notices.extend(driver.recover()?);
         driver.tidy_active()?;
+        driver.sweep_folders()?;
         driver.queue.fill(driver.store.pending_deletion().into_iter().map(|(id, _)| id));
         driver.ensure_base(short, notices)?;
         driver.finish_growth(notices);
@@ -146,6 +147,18 @@ impl Driver {
     /// Settles what an interrupted transaction left, now or at the start.
     pub(crate) fn recover(&self) -> Result<Vec<Notice>> {
         Recoverer { driver: self }.run()
+    }
+
+    /// Mount folders of removed layers, which a power cut brings back.
+    fn sweep_folders(&self) -> Result<()> {
+        let mut records = self.store.layers();
+        records.extend(self.store.pending_deletion());
+        for id in stray_folders(&self.machine, &self.names, &records)? {
+            if let Err(error) = self.machine.filesystems.remove_dir(&self.names.mount_point(&id)) {
+                tracing::info!(layer = %id, %error, "the mount folder of a layer that does not exist stays");
+            }
+        }
+        Ok(())
     }
 
     /// Begins a long step that somebody may be told about.

@@ -177,18 +177,28 @@ pub(crate) fn folders(
     records: &[(LayerId, Arc<Record>)],
     report: &mut CheckReport,
 ) -> Result<()> {
-    let known: HashSet<&LayerId> = records.iter().map(|(id, _)| id).collect();
-    let mounted = mounted_layers(machine, names)?;
-    for name in machine.filesystems.dirs(names.mounts())? {
-        let Ok(id) = LayerId::found(&name) else { continue };
-        if !known.contains(&id) && !mounted.contains_key(&id) {
-            report.mendable(
-                "stray-folder",
-                names.mount_point(&id).display(),
-                "it is the mount folder of a layer that does not exist; `rmdir` it if it is empty",
-                Mend::RemoveFolder(id),
-            );
-        }
+    for id in stray_folders(machine, names, records)? {
+        report.mendable(
+            "stray-folder",
+            names.mount_point(&id).display(),
+            "it is the mount folder of a layer that does not exist; `rmdir` it if it is empty",
+            Mend::RemoveFolder(id),
+        );
     }
     Ok(())
+}
+
+/// The layers that such folders are named after.
+pub(crate) fn stray_folders(
+    machine: &Machine,
+    names: &Names,
+    records: &[(LayerId, Arc<Record>)],
+) -> Result<Vec<LayerId>> {
+    let known: HashSet<&LayerId> = records.iter().map(|(id, _)| id).collect();
+    let mounted = mounted_layers(machine, names)?;
+    let named = machine.filesystems.dirs(names.mounts())?.into_iter();
+    Ok(named
+        .filter_map(|name| LayerId::found(&name).ok())
+        .filter(|id| !known.contains(id) && !mounted.contains_key(id))
+        .collect())
 }

@@ -307,15 +307,17 @@ pub(crate) fn damage() -> Result<()> {
     file.write_all_at(&whole, 0)?;
     clean(&root, "offline")?;
 
-    // Counts of the first data blocks.
+    // Counts of the first data blocks that are in use.
     let index = usize::try_from(number(80)?)?;
     let bitmap = number(index * 4096 + 32 + 8 * 168)?;
     let mut image = whole.clone();
-    image[usize::try_from(bitmap)? * 4096 + 16] = 0;
+    let counts = usize::try_from(bitmap)? * 4096 + 16;
+    let used = whole[counts..].iter().position(|byte| *byte != 0).context("no block is in use")?;
+    image[counts + used] = 0;
     seal(&mut image, MetaBlocks(bitmap), BlockKind::Bitmap);
     file.write_all_at(&image, 0)?;
     ensure!(root.thin_check().is_err());
-    refused("metadata-damage", &["data blocks 0 to", "given away while in use", &check_it])?;
+    refused("metadata-damage", &["data blocks ", "given away while in use", &check_it])?;
 
     // The kernel's own mark.
     let mut image = whole.clone();

@@ -276,6 +276,8 @@ pub(crate) struct CheckFacts {
     pub(crate) repairs: Vec<RepairFacts>,
     /// Removed layers whose blocks are still in the pool, which is normal.
     pub(crate) deferred: usize,
+    /// Thin devices that no record names, in a pool that others may use too.
+    pub(crate) unnamed_thin_devices: Vec<u32>,
     /// How the pool's own metadata was read: `offline`, `snapshot`, or not.
     pub(crate) metadata: Option<String>,
     /// How much was compared.
@@ -317,7 +319,14 @@ impl From<CheckReport> for CheckFacts {
                 text: one_line(&finding.text),
             })
             .collect();
-        Self { findings, repairs, deferred: report.deferred, metadata, looked_at }
+        Self {
+            findings,
+            repairs,
+            deferred: report.deferred,
+            unnamed_thin_devices: report.unnamed,
+            metadata,
+            looked_at,
+        }
     }
 }
 
@@ -394,6 +403,7 @@ pub(crate) mod samples {
                 outcome: RepairOutcome::Planned,
             }],
             deferred: 0,
+            unnamed_thin_devices: vec![],
             metadata: Some("snapshot".into()),
             looked_at: LookedAt { records: 2, devices: 1, mounts: 0, thin_devices: Some(2) },
         }

@@ -75,7 +75,7 @@ pub(crate) fn active(
     let mut report = CheckReport::default();
     let given = given_pool(machine, options)?;
     let advice = advice(machine, options, given.as_ref());
-    let mut context = Context::of(store, given.is_none() && options.own_files(), advice);
+    let mut context = Context::of(store, given.is_none() && options.own_files(), given.is_some(), advice);
 
     let state = pool.status(Flush::No)?;
     let health = state.health();

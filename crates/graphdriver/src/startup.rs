@@ -149,11 +149,10 @@ impl Driver {
         Recoverer { driver: self }.run()
     }
 
-    /// Mount folders of removed layers, which a power cut brings back.
+    /// Mount folders of removed layers, which a power cut brings back. Also of those whose thin device is still to be deleted: when the worker has
+    /// unlinked such a record, nothing leads to the folder any more.
     fn sweep_folders(&self) -> Result<()> {
-        let mut records = self.store.layers();
-        records.extend(self.store.pending_deletion());
-        for id in stray_folders(&self.machine, &self.names, &records)? {
+        for id in stray_folders(&self.machine, &self.names, &self.store.layers())? {
             if let Err(error) = self.machine.filesystems.remove_dir(&self.names.mount_point(&id)) {
                 tracing::info!(layer = %id, %error, "the mount folder of a layer that does not exist stays");
             }

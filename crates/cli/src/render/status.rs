@@ -22,6 +22,13 @@ pub(crate) fn check(facts: &CheckFacts) -> String {
     for finding in &facts.findings {
         text.push_str(&format!("{}: {}: {}\n", finding.kind, finding.subject, finding.text));
     }
+    if !facts.unnamed_thin_devices.is_empty() {
+        let ids: Vec<String> = facts.unnamed_thin_devices.iter().map(u32::to_string).collect();
+        text.push_str(&format!(
+            "no finding: thin devices {} are in the pool, and no record names them: they are others', or were left over\n",
+            ids.join(", ")
+        ));
+    }
     let looked = facts.looked_at;
     let removed = match facts.deferred {
         0 => String::new(),
@@ -67,9 +74,12 @@ mod tests {
         report.repairs[0].outcome = RepairOutcome::Done;
         report.deferred = 1;
         report.looked_at.thin_devices = None;
+        report.unnamed_thin_devices = vec![7, 9];
         assert_eq!(
             check(&report),
-            "mended: docker-x: deactivate docker-x\n2 records (1 of removed layers, whose blocks are still to be given back), \
+            "mended: docker-x: deactivate docker-x\n\
+             no finding: thin devices 7, 9 are in the pool, and no record names them: they are others', or were left over\n\
+             2 records (1 of removed layers, whose blocks are still to be given back), \
              the pool's metadata not read, 1 active devices, 0 mounts: all agree\n"
         );
     }

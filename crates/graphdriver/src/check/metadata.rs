@@ -25,12 +25,14 @@ pub(crate) struct Context {
     pub(crate) in_step: bool,
     /// The pool's files are this root's own, so that nobody else's device is in it.
     pub(crate) own_files: bool,
+    /// Somebody else made the pool, and others may have devices in it.
+    pub(crate) shared: bool,
     /// What to do about damaged metadata.
     pub(crate) advice: String,
 }
 
 impl Context {
-    pub(crate) fn of(store: &Store, own_files: bool, advice: String) -> Self {
+    pub(crate) fn of(store: &Store, own_files: bool, shared: bool, advice: String) -> Self {
         let mut records = store.layers();
         records.extend(store.pending_deletion());
         let nameless = store.nameless().into_iter().map(DeviceId::get).collect();
@@ -41,6 +43,7 @@ impl Context {
             damaged: store.damaged().len(),
             in_step: false,
             own_files,
+            shared,
             advice,
         }
     }
@@ -200,6 +203,10 @@ fn missing(id: &LayerId, record: &Record, context: &Context, report: &mut CheckR
 /// A device without a record.
 fn orphan(metadata: &Metadata, details: &DeviceDetails, context: &Context, report: &mut CheckReport) {
     let id: ThinId = details.id;
+    if context.shared {
+        report.unnamed.push(id.get());
+        return;
+    }
     let text = format!(
         "no record names it ({} blocks, made in transaction {})",
         details.mapped.0, details.transaction_id
@@ -209,7 +216,7 @@ fn orphan(metadata: &Metadata, details: &DeviceDetails, context: &Context, repor
         report.found(
             "orphan-thin-device",
             subject,
-            format!("{text}; others may use this pool, so it is left alone; if it is nobody's: `dmsetup message POOL 0 'delete {id}'`"),
+            format!("{text}; the pool's devices were given, so it is left alone; if it is nobody's: `dmsetup message POOL 0 'delete {id}'`"),
         );
     } else if context.damaged > 0 {
         report.found(

@@ -120,6 +120,8 @@ pub struct CheckReport {
     pub reading: Option<Reading>,
     /// Thin devices in the pool's metadata; `None`: it was not read.
     pub thin_devices: Option<usize>,
+    /// Ids of thin devices that no record names, in a pool that others may use too: theirs, or left over. No finding.
+    pub unnamed: Vec<u32>,
     /// The pool is such that nothing should be done on it before somebody has looked at it.
     pub(crate) hopeless: bool,
 }

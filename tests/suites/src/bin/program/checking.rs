@@ -299,7 +299,7 @@ pub(crate) fn damage() -> Result<()> {
     let details = number(328)? * 4096;
     let at = usize::try_from(details)? + 40;
     file.write_all_at(&[whole[at] ^ 0x10], at as u64)?;
-    ensure!(root.thin_check().is_err());
+    ensure!(root.thin_check().is_err(), "thin_check takes a changed byte at {at}");
     refused(
         "metadata-damage",
         &["checksum", &format!("metadata block {}", details / 4096), &check_it, &repair_it],
@@ -316,7 +316,7 @@ pub(crate) fn damage() -> Result<()> {
     image[counts + used] = 0;
     seal(&mut image, MetaBlocks(bitmap), BlockKind::Bitmap);
     file.write_all_at(&image, 0)?;
-    ensure!(root.thin_check().is_err());
+    ensure!(root.thin_check().is_err(), "thin_check takes cleared counts at {counts}+{used}");
     refused("metadata-damage", &["data blocks ", "given away while in use", &check_it])?;
 
     // The kernel's own mark.

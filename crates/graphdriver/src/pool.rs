@@ -12,6 +12,7 @@ use crate::size::human_size;
 use std::any::Any;
 use std::path::Path;
 use thinlayer_dm::{Access, Bytes, DeviceNumber, Flush};
+use thinlayer_provision::superblock::Superblock;
 use thinlayer_provision::{given, loop_pool};
 use thinlayer_store::{LayerId, Store};
 use thinlayer_thin::{BackingDevice, BlockSize, DataBlocks, GROWING, Pool, PoolTable};
@@ -211,6 +212,11 @@ fn make(
             )
         }
     };
+    let block_size = match (block_size, &options.metadata_device) {
+        // One that a first start made before it was cut off.
+        (None, Some(path)) if !known => block_of_empty(machine, options, path)?,
+        (block_size, _) => block_size,
+    };
     let block_size = options.block_size.or(block_size).unwrap_or(BlockSize::MIN);
     let len = data.size.to_sectors();
     let site = Site { machine, options, pool: name, block: block_size, volume_blocked: None };
@@ -221,6 +227,23 @@ fn make(
     };
     let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;
     Ok(Started { pool, made: true, ours: true, proven: false, direct_lvm: false })
+}
+
+/// The block size of a pool that was made on a given device and never used, if there is one. It cannot change.
+fn block_of_empty(machine: &Machine, options: &Options, path: &Path) -> Result<Option<BlockSize>> {
+    let Superblock::Pool(facts) = machine.backing.superblock(path)? else { return Ok(None) };
+    if options.block_size.is_some_and(|asked| asked.bytes() != facts.data_block) {
+        let shown = path.display();
+        return Err(Error::option(
+            &format!("dm.blocksize={}", options.block_size.map_or(0, |asked| asked.bytes().0)),
+            &format!(
+                "an earlier start made a pool on {shown}, which holds nothing yet, with blocks of {} bytes; drop the option, or zero its first 4 KiB: \
+                 dd if=/dev/zero of={shown} bs=4096 count=1 conv=fsync",
+                facts.data_block.0
+            ),
+        ));
+    }
+    Ok(BlockSize::from_bytes(facts.data_block).ok())
 }
 
 /// The size to ask for: what was given, else what is there, else the default.

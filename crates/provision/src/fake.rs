@@ -17,6 +17,7 @@ struct World {
     loops: BTreeMap<u32, LoopDevice>,
     sizes: BTreeMap<u32, Bytes>,
     devices: BTreeMap<PathBuf, BlockDevice>,
+    superblocks: BTreeMap<PathBuf, Superblock>,
     free: u64,
     kept_back: u64,
     next_inode: u64,
@@ -80,6 +81,10 @@ impl Fake {
         let info =
             FileInfo { size: Bytes(size), allocated: Bytes(allocated), dev: 1, inode: world.next_inode };
         world.files.insert(path, info);
+    }
+
+    pub(crate) fn add_superblock(&self, path: &str, superblock: Superblock) {
+        self.0.lock().unwrap().superblocks.insert(path.into(), superblock);
     }
 
     pub(crate) fn add_device(&self, path: &str, device: BlockDevice) {
@@ -225,8 +230,8 @@ impl Backing for Fake {
         })
     }
 
-    fn superblock(&self, _path: &Path) -> Result<Superblock> {
-        Ok(Superblock::Blank)
+    fn superblock(&self, path: &Path) -> Result<Superblock> {
+        Ok(self.0.lock().unwrap().superblocks.get(path).cloned().unwrap_or(Superblock::Blank))
     }
 
     fn discard(&self, device: &Path, _rate: Option<Bytes>, progress: Progress<'_>) -> Result<bool> {

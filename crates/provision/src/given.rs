@@ -7,6 +7,7 @@ use crate::backing::{Backing, BlockDevice};
 use crate::error::{Error, Result};
 use crate::loop_pool::{MIN_DATA, MIN_METADATA, Side};
 use crate::signature::{THIN_POOL, THIN_POOL_DAMAGED, UNRECOGNISED};
+use crate::superblock::Superblock;
 use nix::errno::Errno;
 use std::fmt;
 use std::path::Path;
@@ -18,7 +19,7 @@ pub const MAX_METADATA: Bytes = Bytes(255 * (1 << 14) * 8 * 512);
 /// What the devices are wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// A new pool: neither device may hold anything.
+    /// A new pool: neither device may hold anything. Metadata of a pool that was made and never used is taken: a first start was cut off.
     New,
     /// The pool that this root has had before. It may not have come to be (a crash): blank devices are taken too.
     Existing,
@@ -72,7 +73,7 @@ pub fn validate_pair_for(
             ),
         ));
     }
-    let blank = check_metadata(metadata, &metadata_device, purpose)?;
+    let blank = check_metadata(backing, metadata, &metadata_device, purpose)?;
     // A pool that is about to be formatted would write over whatever is on the data device.
     check_data(data, &data_device, if blank { Purpose::New } else { purpose })?;
     Ok(Pair { data: data_device, metadata: metadata_device, blank })
@@ -98,7 +99,7 @@ pub fn validate_metadata(
     purpose: Purpose,
 ) -> Result<(BlockDevice, bool)> {
     let device = look(backing, path, Side::Metadata)?;
-    let blank = check_metadata(path, &device, purpose)?;
+    let blank = check_metadata(backing, path, &device, purpose)?;
     Ok((device, blank))
 }
 
@@ -159,7 +160,12 @@ fn check_data(path: &Path, device: &BlockDevice, purpose: Purpose) -> Result<()>
     }
 }
 
-fn check_metadata(path: &Path, device: &BlockDevice, purpose: Purpose) -> Result<bool> {
+fn check_metadata(
+    backing: &dyn Backing,
+    path: &Path,
+    device: &BlockDevice,
+    purpose: Purpose,
+) -> Result<bool> {
     check_common(path, device, Side::Metadata, MIN_METADATA, purpose)?;
     if device.size > MAX_METADATA {
         tracing::warn!(
@@ -175,6 +181,10 @@ fn check_metadata(path: &Path, device: &BlockDevice, purpose: Purpose) -> Result
         None if purpose == Purpose::ReadOnly => "it holds no pool, so there is nothing to read".to_owned(),
         None => return Ok(true),
         Some(THIN_POOL) if purpose != Purpose::New => return Ok(false),
+        Some(THIN_POOL) if matches!(backing.superblock(path)?, Superblock::Pool(facts) if facts.is_empty()) =>
+        {
+            return Ok(false);
+        }
         Some(THIN_POOL) => format!(
             "it holds the metadata of another thin pool, and this root never had one ({option}); if nobody needs that pool any more, {zero}"
         ),

@@ -36,9 +36,17 @@ pub struct PoolFacts {
     pub data_block: Bytes,
     /// How many data blocks the pool has had at its last commit. Its data device may not have less.
     pub data_blocks: u64,
+    /// How many of them were in use at its last commit.
+    pub used_blocks: u64,
 }
 
 impl PoolFacts {
+    /// Nothing was ever written through this pool, and no transaction was completed: nobody loses anything with it. A first start that was cut off
+    /// leaves one like that.
+    pub fn is_empty(&self) -> bool {
+        self.transaction_id == 0 && self.used_blocks == 0
+    }
+
     /// The least that the data device has to have.
     pub fn data_size(&self) -> Bytes {
         Bytes(self.data_block.0.saturating_mul(self.data_blocks))
@@ -58,10 +66,10 @@ pub fn parse(block: &[u8]) -> Superblock {
         |at: usize| block.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
     let half =
         |at: usize| block.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    // trans_id, data_space_map_root.nr_blocks, data_block_size (in sectors)
-    match (word(48), word(64), half(336).map(|sectors| Sectors(sectors.into()).to_bytes())) {
-        (Some(transaction_id), Some(data_blocks), Some(Some(data_block))) => {
-            Superblock::Pool(PoolFacts { transaction_id, data_block, data_blocks })
+    // trans_id, data_space_map_root.nr_blocks and .nr_allocated, data_block_size (in sectors)
+    match (word(48), word(64), word(72), half(336).map(|sectors| Sectors(sectors.into()).to_bytes())) {
+        (Some(transaction_id), Some(data_blocks), Some(used_blocks), Some(Some(data_block))) => {
+            Superblock::Pool(PoolFacts { transaction_id, data_block, data_blocks, used_blocks })
         }
         _ => Superblock::Damaged,
     }
@@ -100,11 +108,16 @@ mod tests {
         let block = block(|block| {
             block[48..56].copy_from_slice(&23_u64.to_le_bytes());
             block[64..72].copy_from_slice(&4800_u64.to_le_bytes());
+            block[72..80].copy_from_slice(&12_u64.to_le_bytes());
             block[336..340].copy_from_slice(&1024_u32.to_le_bytes());
         });
         let Superblock::Pool(facts) = parse(&block) else { panic!("no pool: {:?}", parse(&block)) };
         assert_eq!((facts.transaction_id, facts.data_block, facts.data_blocks), (23, Bytes(512 << 10), 4800));
         assert_eq!(facts.data_size(), Bytes(4800 * (512 << 10)));
+        assert_eq!(facts.used_blocks, 12);
+        for (transaction_id, used_blocks, is_empty) in [(0, 0, true), (1, 0, false), (0, 1, false)] {
+            assert_eq!(PoolFacts { transaction_id, used_blocks, ..facts }.is_empty(), is_empty);
+        }
         let mut damaged = block;
         damaged[50] ^= 1;
         assert_eq!(parse(&damaged), Superblock::Damaged);

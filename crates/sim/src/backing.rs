@@ -194,6 +194,7 @@ impl Backing for SimBacking {
                     transaction_id: pool.transaction_id,
                     data_block: Bytes(pool.block_sectors * SECTOR_BYTES),
                     data_blocks: pool.data_blocks,
+                    used_blocks: pool.data_used(),
                 }));
             }
             Ok(match st.contents.get(&storage) {

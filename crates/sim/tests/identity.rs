@@ -3,8 +3,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use thinlayer_dm::{Access, DmName, Removal};
 use thinlayer_graphdriver::{Bytes, CreateRequest, Driver, Error, Kind, LayerId, Options, Silent};
 use thinlayer_sim::World;
+use thinlayer_thin::{BlockSize, Pool, PoolTable};
 
 const ROOT: &str = "/root";
 const POOL_FILE: &str = "/root/thinlayer/pool.json";
@@ -138,5 +140,60 @@ fn a_root_without_a_finished_base_is_not_bound() {
     world.clear_faults();
     assert!(world.read_file(Path::new(POOL_FILE)).unwrap().is_none());
     let (driver, _) = open(&world, &[]).unwrap();
+    driver.stop().unwrap();
+}
+
+/// Given devices cannot be made anew as files can: what an interrupted first start leaves on them must do for the next one.
+#[test]
+fn a_first_start_on_given_devices_can_be_cut_off_anywhere() {
+    const GIVEN: [&str; 2] = ["dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"];
+    let world = World::new(1);
+    for name in ["/dev/data", "/dev/meta"] {
+        world.add_block_device(name, Bytes(4 << 30), None);
+    }
+    world.capture(true);
+    open(&world, &GIVEN).unwrap().0.stop().unwrap();
+    let captures = world.take_captures();
+    assert!(captures.len() > 30, "{} effects", captures.len());
+    for capture in captures {
+        for power_cut in [false, true] {
+            let world = capture.world.fork();
+            if power_cut {
+                world.power_cut(capture.effects);
+            } else {
+                world.kill();
+            }
+            let (driver, _) = open(&world, &GIVEN)
+                .unwrap_or_else(|error| panic!("after {:?}: {error}", capture.world.effects().last()));
+            driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+            driver.stop().unwrap();
+            works(&world, &GIVEN);
+        }
+    }
+}
+
+/// A pool's block size cannot change, not even that of an empty one.
+#[test]
+fn an_empty_pool_on_given_devices_keeps_its_block_size() {
+    const GIVEN: [&str; 2] = ["dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"];
+    let world = World::new(1);
+    for name in ["/dev/data", "/dev/meta"] {
+        world.add_block_device(name, Bytes(4 << 30), None);
+    }
+    let machine = world.machine("/other");
+    let number = |path: &str| machine.backing.inspect(Path::new(path)).unwrap().number;
+    let table = PoolTable {
+        block_size: BlockSize::from_bytes(Bytes(128 << 10)).unwrap(),
+        ..PoolTable::new(number("/dev/meta"), number("/dev/data"), Bytes(4 << 30).to_sectors())
+    };
+    let name = DmName::new("cut-off").unwrap();
+    drop(Pool::create(machine.dm.clone(), &name, &table, Access::ReadWrite).unwrap());
+    machine.dm.remove((&name).into(), Removal::Now).unwrap();
+
+    let error = open(&world, &[GIVEN[0], GIVEN[1], "dm.blocksize=256K"]).map(drop).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("131072") && said.contains("dd if=/dev/zero of=/dev/meta"), "{said}");
+    let (driver, _) = open(&world, &GIVEN).unwrap();
+    assert_eq!(driver.status().unwrap().block_size, Bytes(128 << 10));
     driver.stop().unwrap();
 }

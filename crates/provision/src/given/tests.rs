@@ -1,6 +1,7 @@
 use super::*;
 use crate::error::ErrorKind;
 use crate::fake::Fake;
+use crate::superblock::PoolFacts;
 use std::path::PathBuf;
 
 const DATA: &str = "/dev/vg/data";
@@ -121,13 +122,37 @@ fn a_device_that_refuses_writes_serves_reading_only() {
 
 #[test]
 fn a_pool_s_metadata_is_kept_for_the_root_that_had_it() {
+    let pool = |transaction_id, used_blocks| {
+        Superblock::Pool(PoolFacts {
+            transaction_id,
+            data_block: Bytes(65536),
+            data_blocks: 16384,
+            used_blocks,
+        })
+    };
     // Behind an existing pool the data device shows whatever a layer has in its first block.
     let fake = world(signed("ext4"), signed(THIN_POOL));
     assert!(!check(&fake, false).unwrap().blank);
-    let (kind, text) = refused(&fake, Purpose::New);
-    assert_eq!(kind, ErrorKind::Invalid);
-    assert!(text.contains("metadata of another thin pool"), "{text}");
-    assert!(text.contains("dd if=/dev/zero of=/dev/vg/metadata bs=4096 count=1"), "{text}");
+    for used in [pool(1, 0), pool(0, 1)] {
+        fake.add_superblock(METADATA, used);
+        let (kind, text) = refused(&fake, Purpose::New);
+        assert_eq!(kind, ErrorKind::Invalid);
+        assert!(text.contains("metadata of another thin pool"), "{text}");
+        assert!(text.contains("dd if=/dev/zero of=/dev/vg/metadata bs=4096 count=1"), "{text}");
+    }
+}
+
+/// A first start that was cut off leaves a pool that holds nothing.
+#[test]
+fn a_pool_that_was_never_used_is_taken() {
+    let empty = PoolFacts { transaction_id: 0, data_block: Bytes(65536), data_blocks: 16384, used_blocks: 0 };
+    let fake = world(same, signed(THIN_POOL));
+    fake.add_superblock(METADATA, Superblock::Pool(empty));
+    assert!(!check(&fake, true).unwrap().blank);
+    // Not so the data device: nothing was written to it.
+    let fake = world(signed("ext4"), signed(THIN_POOL));
+    fake.add_superblock(METADATA, Superblock::Pool(empty));
+    assert!(check(&fake, true).is_err());
 }
 
 #[test]

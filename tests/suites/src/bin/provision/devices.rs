@@ -290,7 +290,14 @@ pub(crate) fn given_devices() -> Result<()> {
     harness::wait_for_udev()?;
     ensure!(check(data, metadata, false)?.blank);
 
+    // A pool that was only made is no loss; one that is a transaction on is somebody's.
     format_metadata(metadata, data)?;
+    ensure!(!check(data, metadata, true)?.blank);
+    let table =
+        format!("0 65536 thin-pool {} {} 128 0 1 skip_block_zeroing", metadata.display(), data.display());
+    let pool = Mapped::new("provision-used", &table)?;
+    run("dmsetup", ["message", "provision-used", "0", "set_transaction_id 0 1"])?;
+    drop(pool);
     refused(data, metadata, true, ErrorKind::Invalid, &["another thin pool", "dd if=/dev/zero"])?;
     ensure!(!check(data, metadata, false)?.blank);
     run("blockdev", ["--setro", text(metadata)?])?;

@@ -108,6 +108,11 @@ pub(crate) struct Console {
     pub(crate) panic: Option<String>,
     /// The end of it.
     pub(crate) tail: String,
+    /// The guest died of a breakpoint that nobody has set.
+    ///
+    /// A kernel that patches its own code puts a breakpoint there for a moment. QEMU's translator, with a thread for each processor, sometimes runs
+    /// an old translation with that breakpoint when the kernel has forgotten it. On real processors, KVM's too, that does not happen.
+    pub(crate) stray_breakpoint: bool,
 }
 
 impl Console {
@@ -125,7 +130,9 @@ impl Console {
             .map(|(_, words)| words.trim().to_owned());
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(80)..].join("\n");
-        Self { panic, tail }
+        let stray_breakpoint =
+            panic.is_some() && [" Oops: int3: ", "] int3: 0000 "].iter().any(|words| text.contains(words));
+        Self { panic, tail, stray_breakpoint }
     }
 }
 
@@ -139,7 +146,10 @@ mod tests {
         let console = Console::of(text);
         assert_eq!(console.panic.as_deref(), Some("hung_task: blocked tasks"));
         assert!(console.tail.ends_with("CPU: 0"));
+        assert!(!console.stray_breakpoint);
         assert_eq!(Console::of("all is well\n").panic, None);
+        let text = "[  262.5] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI\n[  262.6] Kernel panic - not syncing: Fatal exception\n";
+        assert!(Console::of(text).stray_breakpoint);
     }
 
     #[test]

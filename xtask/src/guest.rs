@@ -134,7 +134,9 @@ impl<'a> Guest<'a> {
                 End::Step(Step::Exit(code)) => code,
                 _ => 0,
             };
-            match ledger.conclude(end, &Console::read(&console, from)) {
+            let mut said = Console::read(&console, from);
+            said.stray_breakpoint &= self.accel == Accel::Tcg;
+            match ledger.conclude(end, &said) {
                 Next::Finished => return Ok(code),
                 Next::BootAgain => {}
                 Next::Broken(reason) => bail!("{reason}\n(the whole console is in {})", console.display()),

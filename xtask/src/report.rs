@@ -62,6 +62,12 @@ impl Sink for TestLines {
         println!("     {}: power cut, then: {phase}", self.vm);
     }
 
+    fn emulator_crash(&mut self, console: &str) {
+        let oops: Vec<&str> =
+            console.lines().filter(|line| line.contains("int3: ") || line.contains("RIP: 0010:")).collect();
+        println!("     {}: the emulator crashed the guest, and it boots again: {}", self.vm, oops.join("; "));
+    }
+
     fn result(&mut self, result: &TestResult) {
         // In one go, or two VMs' failures would mix.
         let mut stdout = std::io::stdout().lock();
@@ -140,6 +146,10 @@ impl Sink for Passthrough {
     fn start(&mut self, _: &str, _: &str) {}
 
     fn power_cut(&mut self, _: &str) {}
+
+    fn emulator_crash(&mut self, _: &str) {
+        eprintln!("xtask: the emulator crashed the guest, and it boots again");
+    }
 
     fn result(&mut self, _: &TestResult) {}
 }

@@ -58,12 +58,16 @@ pub(crate) trait Sink: Send {
     fn start(&mut self, suite: &str, test: &str);
     /// A test asked for the power to be cut.
     fn power_cut(&mut self, phase: &str);
+    /// The emulator crashed the guest; another boot goes on where this one was.
+    fn emulator_crash(&mut self, console: &str);
     /// A test has ended.
     fn result(&mut self, result: &TestResult);
 }
 
 /// A guest that crashes again and again is not worth booting for ever.
 const CRASHES: usize = 6;
+/// So many crashes of the emulator's making are forgiven in one configuration.
+const EMULATOR_CRASHES: usize = 3;
 
 /// The planned tests and how far they are.
 pub(crate) struct Ledger {
@@ -74,6 +78,7 @@ pub(crate) struct Ledger {
     ended_in_this_boot: usize,
     next_seq: u64,
     crashes: usize,
+    emulator_crashes: usize,
     sink: Box<dyn Sink>,
 }
 
@@ -87,6 +92,7 @@ impl Ledger {
             ended_in_this_boot: 0,
             next_seq: 0,
             crashes: 0,
+            emulator_crashes: 0,
             sink,
         }
     }
@@ -209,6 +215,17 @@ impl Ledger {
 
     /// Draws the conclusion from how a boot ended.
     pub(crate) fn conclude(&mut self, end: End, console: &Console) -> Next {
+        // What a test wrote before a power cut cannot be made again: such a test is red.
+        let from_the_start = self.waiting.front().is_some_and(|test| test.phase.is_none());
+        if end == End::Died
+            && console.stray_breakpoint
+            && from_the_start
+            && self.emulator_crashes < EMULATOR_CRASHES
+        {
+            self.emulator_crashes += 1;
+            self.sink.emulator_crash(&console.tail);
+            return Next::BootAgain;
+        }
         let why = match end {
             End::Step(Step::Done | Step::Exit(_)) => return Next::Finished,
             End::Step(Step::Broken(reason)) => return Next::Broken(reason),
@@ -280,6 +297,7 @@ mod tests {
         fn ready(&mut self, _: &str) {}
         fn start(&mut self, _: &str, _: &str) {}
         fn power_cut(&mut self, _: &str) {}
+        fn emulator_crash(&mut self, _: &str) {}
         fn result(&mut self, _: &TestResult) {}
     }
 
@@ -368,6 +386,33 @@ mod tests {
         let result = &ledger.results()[0];
         assert_eq!(result.outcome, Outcome::Fail);
         assert_eq!(result.reason.as_deref(), Some("the guest's kernel panicked: Fatal exception"));
+    }
+
+    #[test]
+    fn the_emulators_crash_is_no_tests_failure() {
+        let text =
+            "[1] Oops: int3: 0000 [#1]\n[1] Kernel panic - not syncing: Fatal exception in interrupt\n";
+        let console = Console { stray_breakpoint: true, ..Console::of(text) };
+        let mut ledger = ledger(&["a", "b"]);
+        for _ in 0..EMULATOR_CRASHES {
+            ledger.new_boot();
+            feed(&mut ledger, &[READY, START_A]);
+            assert_eq!(ledger.conclude(End::Died, &console), Next::BootAgain);
+            assert_eq!(ledger.waiting().len(), 2);
+        }
+        // Not for ever, and not where a test cannot begin anew.
+        ledger.new_boot();
+        feed(&mut ledger, &[READY, START_A]);
+        assert_eq!(ledger.conclude(End::Died, &console), Next::BootAgain);
+        assert_eq!(ledger.results()[0].outcome, Outcome::Fail);
+        let mut ledger = self::ledger(&["a"]);
+        let cut = r#"{"event":"power-cut","suite":"s","test":"a","phase":"two"}"#;
+        let step = feed(&mut ledger, &[READY, START_A, cut]);
+        ledger.conclude(End::Step(step), &quiet());
+        ledger.new_boot();
+        feed(&mut ledger, &[READY, START_A]);
+        ledger.conclude(End::Died, &console);
+        assert_eq!(ledger.results()[0].outcome, Outcome::Fail);
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(crate) fn be() -> Result<Infallible> {
     // What a program started in a container manager's place may expect from its parent group.
     fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +cpuset +io +memory +pids")
         .context("cannot hand out the control groups' controllers")?;
+    // While there is a group with controllers, the kernel has their branches in its code. With each test's group coming and going it would patch itself
+    // each time, which QEMU's translator does not always survive.
+    fs::create_dir("/sys/fs/cgroup/kept").context("cannot make a control group")?;
     nix::unistd::sethostname("thinlayer").context("cannot set the host name")?;
 
     let agent =

@@ -108,7 +108,8 @@ impl Driver {
                 repairs.push(outcome(&finding.subject, mend, self.mend(mend)));
                 tried.push(mend.clone());
             }
-            let waiting = self.deferred();
+            // Not the queue's length: the worker of a `serve` may be at one.
+            let waiting = self.store.pending_deletion().len();
             if waiting > 0 {
                 repairs.push(self.give_back(waiting));
             }
@@ -122,16 +123,13 @@ impl Driver {
 
     fn give_back(&self, waiting: usize) -> Repair {
         let subject = "removed layers".to_owned();
-        match self.work_off() {
-            Ok(done) if done == waiting => {
-                Repair { subject, text: format!("give back the blocks of {done}"), outcome: Outcome::Done }
+        match self.work_off().map(|_| self.store.pending_deletion().len()) {
+            Ok(0) => {
+                Repair { subject, text: format!("give back the blocks of {waiting}"), outcome: Outcome::Done }
             }
-            Ok(done) => Repair {
+            Ok(left) => Repair {
                 subject,
-                text: format!(
-                    "give back the blocks of {waiting}: {} of them are still open somewhere",
-                    waiting.saturating_sub(done)
-                ),
+                text: format!("give back the blocks of {waiting}: {left} of them are still open somewhere"),
                 outcome: Outcome::Failed,
             },
             Err(error) => Repair {

@@ -72,6 +72,10 @@ impl Queue {
         self.filled.notify_all();
     }
 
+    fn is_due(&self, now: Duration) -> bool {
+        self.entries.lock().iter().any(|entry| entry.not_before <= now)
+    }
+
     /// One that is due.
     fn pop(&self, now: Duration) -> Option<Entry> {
         let mut entries = self.entries.lock();
@@ -137,11 +141,13 @@ impl Driver {
     /// Works until it is stopped: for a thread of the process that owns the root for long.
     pub fn run_worker(&self, stop: &Stop) {
         while !stop.is_stopped() {
-            let Some(entry) = self.queue.pop(self.machine.clock.now()) else {
+            if !self.queue.is_due(self.machine.clock.now()) {
                 self.queue.wait(TICK);
                 continue;
-            };
+            }
+            // Before it is taken off the queue: who has this lock knows that nothing is under way that the queue does not show.
             let _working = self.queue.working.lock();
+            let Some(entry) = self.queue.pop(self.machine.clock.now()) else { continue };
             if let Err(error) = self.finish_removal(&entry.id, stop) {
                 // Said once aloud; a device may stay open for days.
                 if entry.pause == FIRST_PAUSE {

@@ -80,6 +80,17 @@ pub(crate) fn full_disk() -> Result<()> {
     root.quiet(&["rm", "b"])?;
     ensure!(!root.ids()?.contains("b"), "b is still there");
 
+    // A root as Docker leaves it, with no room to say who owns it now: commands find their way to `serve` all the same.
+    let lock = root.path.join("thinlayer/lock");
+    fs::remove_file(&lock)?;
+    fill(&disk.0)?;
+    let mut serve = root.serve()?;
+    ensure!(fs::read_to_string(&lock)?.trim().is_empty(), "there was room in {}", lock.display());
+    let last = before.iter().next_back().context("no layer")?;
+    root.quiet(&["rm", last.as_str()])?;
+    ensure!(!root.ids()?.contains(last.as_str()), "{last} is still there");
+    serve.terminate()?;
+
     fs::remove_file(filler)?;
     root.quiet(&["create", "after"])?;
     let tree = root.run(&["mount", "after"])?;

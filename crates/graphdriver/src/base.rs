@@ -99,7 +99,7 @@ impl Driver {
         }
     }
 
-    /// A pool that somebody gave and that holds data already is not ours to take.
+    /// A pool that holds data already is not ours to take if somebody gave it, and not to begin anew in if it is this root's and the records are gone.
     fn refuse_used_pool(&self) -> Result<()> {
         let state = self.pool.status(Flush::No)?;
         let Some(status) = state.running() else {
@@ -107,7 +107,24 @@ impl Driver {
         };
         // A type is written down before the first base is finished: the root was here before, and was interrupted.
         let begun = self.base_filesystem().is_some();
-        if self.owns_pool || begun || (status.used_data.0 == 0 && status.transaction_id.0 == 0) {
+        let empty = status.used_data.0 == 0;
+        if self.owns_pool {
+            let unfinished = begun && self.store.device_set().base_uuid.is_empty();
+            if empty || unfinished {
+                return Ok(());
+            }
+            return Err(Error::Root {
+                path: self.machine.root.path.join("metadata"),
+                why: format!(
+                    "there is no record of the base, and pool {} holds {} blocks of data (transaction id {}): the records are gone; put metadata/ back \
+                     from a copy, or, to begin anew without what the pool holds, move devicemapper/ away (or empty the pool's devices)",
+                    self.pool.name(),
+                    status.used_data.0,
+                    status.transaction_id.0
+                ),
+            });
+        }
+        if begun || (empty && status.transaction_id.0 == 0) {
             return Ok(());
         }
         Err(Error::Invalid {

@@ -10,7 +10,7 @@ pub(crate) use kernel::{mounted_layers, stray_folders};
 pub(crate) use report::Mend;
 pub use report::{CheckFinding, CheckReport, Outcome, Reading, Repair};
 pub(crate) use rest::at_rest;
-pub(crate) use snapshot::release;
+pub(crate) use snapshot::{Held, held, release};
 
 use crate::condition::Condition;
 use crate::driver::Driver;
@@ -20,7 +20,6 @@ use crate::names::Names;
 use crate::options::Options;
 use crate::site::Site;
 use metadata::{Context, compare};
-use snapshot::Held;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use thinlayer_dm::{DmName, Flush};
@@ -75,7 +74,7 @@ pub(crate) fn active(
     let mut report = CheckReport::default();
     let given = given_pool(machine, options)?;
     let advice = advice(machine, options, given.as_ref());
-    let mut context = Context::of(store, given.is_none() && options.own_files(), given.is_some(), advice);
+    let mut context = Context::of(store, given.is_some(), advice);
 
     let state = pool.status(Flush::No)?;
     let health = state.health();
@@ -99,7 +98,7 @@ pub(crate) fn active(
     if depth == Depth::Look || !takes_messages || !matches!(state, PoolState::Running(_)) {
         return Ok((report, None));
     }
-    let taken = match snapshot::held(&*machine.disk, pool)? {
+    let taken = match held(&*machine.disk, pool)? {
         Held::Nobody => match snapshot::take(machine, pool) {
             Ok(metadata) => Some((metadata, context)),
             Err(error) => {
@@ -123,7 +122,7 @@ pub(crate) fn active(
             report.found(
                 "foreign-metadata-snapshot",
                 pool.name(),
-                format!("somebody holds a metadata snapshot at block {}, so the pool's metadata was not read; check again when it is released; if nobody needs it: `dmsetup message {} 0 release_metadata_snap`", root.0, pool.name()),
+                format!("somebody (or a check that was killed as it began) holds a metadata snapshot at block {}, so the pool's metadata was not read; check again when it is released; if nobody needs it: `dmsetup message {} 0 release_metadata_snap`", root.0, pool.name()),
             );
             None
         }
@@ -140,6 +139,7 @@ pub(crate) fn finish(
     let Some((metadata, context)) = taken else { return Ok(()) };
     report.reading = Some(Reading::Snapshot);
     compare(&metadata, &context, report);
+    report.hopeless |= report.has("metadata-damage");
     snapshot::done(machine, metadata)
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn stored(machine: &Machine) -> Result<Option<SetupConfig>> {
 }
 
 /// The pool that direct-lvm makes for such roots. Podman gives its own another name than Docker.
-fn volume(family: Family) -> PoolVolume {
+pub(crate) fn volume(family: Family) -> PoolVolume {
     match family {
         Family::Docker => PoolVolume::docker(),
         Family::Containers => PoolVolume::storage(),
@@ -135,7 +135,14 @@ pub(crate) fn start(
         None => activated(machine, &pool, &name)?,
     };
     check_lvm(machine, &name, notices)?;
-    Ok(Some(Started { pool: found, made: false, ours: false, proven: false, direct_lvm: true }))
+    Ok(Some(Started {
+        pool: found,
+        made: false,
+        ours: false,
+        proven: false,
+        direct_lvm: true,
+        larger: false,
+    }))
 }
 
 /// An option that names another pool than the one that is stored.

@@ -246,6 +246,12 @@ impl Driver {
         Ok(PoolGrown { metadata: changes[0], data: changes[1], notices })
     }
 
+    /// Makes the pool as large as what is below its data has become: at a start, when it is known to be the right device.
+    pub(crate) fn take_in_larger_data(&self, notices: &mut Vec<Notice>) -> Result<()> {
+        let reserved = self.reserve_pool(self.deadlines.layer)?;
+        self.grow_one(Side::Data, None, true, &reserved, notices).map(drop)
+    }
+
     fn grow_one(
         &self,
         side: Side,

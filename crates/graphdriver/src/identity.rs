@@ -172,6 +172,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// The data that the pool had at its last commit, where its metadata could be read.
+    pub(crate) fn data_size(&self) -> Option<Bytes> {
+        self.facts.map(|facts| facts.data_size())
+    }
+
     /// The block size that the pool has, if anybody knows.
     pub(crate) fn block_size(&self) -> Option<BlockSize> {
         let facts = self.facts.map(|facts| facts.data_block);
@@ -188,10 +193,13 @@ pub(crate) fn check(machine: &Machine, options: &Options, notices: &mut Vec<Noti
     let remembered = read(machine, notices)?;
     let bound = has_layers(machine);
     let wanted = Wanted::of(machine, options)?;
-    let mut known = Known { remembered: remembered.filter(|_| bound), facts: None };
     if !bound {
-        return Ok(known);
+        if let Some(identity) = &remembered {
+            refuse_lost_records(machine, identity)?;
+        }
+        return Ok(Known::default());
     }
+    let mut known = Known { remembered, facts: None };
     match &known.remembered {
         Some(identity) => refuse_other_kind(machine, identity, &wanted)?,
         None => refuse_by_traces(machine, options, &wanted)?,
@@ -253,6 +261,25 @@ fn has_layers(machine: &Machine) -> bool {
     records.iter().any(|entry| !entry.is_dir && entry.name.to_str().is_some_and(is_layer))
         || !base_uuid(machine).is_empty()
         || machine.disk.read(Path::new("devicemapper/json")).is_ok()
+}
+
+/// A root that has had a finished base, and has no records any more. A new base in its pool would be the end of what is left of its layers.
+fn refuse_lost_records(machine: &Machine, identity: &Identity) -> Result<()> {
+    let root = &machine.root.path;
+    let file = |side: Side| machine.backing.file(&side.path(root)).map(|file| file.is_some());
+    // Its files are gone, too: somebody begins anew.
+    if identity.kind == PoolKind::Loop && !file(Side::Data)? && !file(Side::Metadata)? {
+        return Ok(());
+    }
+    Err(Error::Root {
+        path: root.join("metadata"),
+        why: format!(
+            "the records of this root's layers are gone, and its pool is there ({identity}); nothing was changed; put metadata/ back from a copy, \
+             or, to begin anew without what the pool holds, remove {}{}",
+            root.join(FILE).display(),
+            if identity.kind == PoolKind::Loop { " and devicemapper/" } else { " and empty the pool" }
+        ),
+    })
 }
 
 fn base_uuid(machine: &Machine) -> String {

@@ -243,11 +243,6 @@ impl Options {
         Ok(())
     }
 
-    /// The pool is on files in the root: nobody else's device is in it.
-    pub(crate) fn own_files(&self) -> bool {
-        self.thin_pool.is_none() && self.data_device.is_none() && self.metadata_device.is_none()
-    }
-
     /// Options that were given and mean nothing beside the others, and why.
     pub(crate) fn unused(&self) -> Vec<(&'static str, &'static str)> {
         const POOL: &str = "the pool is LVM's or made already";

@@ -29,6 +29,8 @@ pub(crate) struct Started {
     pub(crate) proven: bool,
     /// It is LVM's, and was set up for this root alone.
     pub(crate) direct_lvm: bool,
+    /// What is below its data is larger than the pool by now: it is grown to that when its base has proven that it is this root's.
+    pub(crate) larger: bool,
 }
 
 /// One of the pool's devices, held open until the pool stands on it.
@@ -67,20 +69,27 @@ pub(crate) fn start(
                 crate::direct_lvm::how_to_activate(machine, name).unwrap_or_else(|| "make it first".into())
             ),
         })?;
-        return Ok(Started { pool, made: false, ours: false, proven: false, direct_lvm: false });
+        return Ok(Started {
+            pool,
+            made: false,
+            ours: false,
+            proven: false,
+            direct_lvm: false,
+            larger: false,
+        });
     }
     let name = names.pool()?;
     let started = match Pool::open(machine.dm.clone(), &name) {
         Ok(Some(pool)) if crate::read_only::is_read_only(&pool)? => {
             crate::read_only::give_way(machine, names, &pool)?;
-            make(machine, options, &name, store, known.block_size())?
+            make(machine, options, &name, store, known)?
         }
         Ok(Some(pool)) => take_over(machine, options, pool, notices)?,
-        Ok(None) => make(machine, options, &name, store, known.block_size())?,
+        Ok(None) => make(machine, options, &name, store, known)?,
         // An earlier start was killed between making the device and giving it its table.
         Err(error) if error.kind() == thinlayer_thin::Kind::Unfinished => {
             Pool::remove_unfinished(&*machine.dm, &name)?;
-            make(machine, options, &name, store, known.block_size())?
+            make(machine, options, &name, store, known)?
         }
         Err(error) => return Err(error.into()),
     };
@@ -149,7 +158,7 @@ fn take_over(machine: &Machine, options: &Options, pool: Pool, notices: &mut Vec
             pool.reload(&table, GROWING)?;
         }
     }
-    Ok(Started { pool, made: false, ours: true, proven, direct_lvm: false })
+    Ok(Started { pool, made: false, ours: true, proven, direct_lvm: false, larger: false })
 }
 
 fn make(
@@ -157,7 +166,7 @@ fn make(
     options: &Options,
     name: &thinlayer_dm::DmName,
     store: &Store,
-    block_size: Option<BlockSize>,
+    remembered: &Known,
 ) -> Result<Started> {
     let root = &machine.root.path;
     let backing = &*machine.backing;
@@ -212,13 +221,15 @@ fn make(
             )
         }
     };
-    let block_size = match (block_size, &options.metadata_device) {
+    let block_size = match (remembered.block_size(), &options.metadata_device) {
         // One that a first start made before it was cut off.
         (None, Some(path)) if !known => block_of_empty(machine, options, path)?,
         (block_size, _) => block_size,
     };
     let block_size = options.block_size.or(block_size).unwrap_or(BlockSize::MIN);
-    let len = data.size.to_sectors();
+    // With a larger device the kernel would grow the pool at once, before its base has proven that it is the right one: that cannot be taken back.
+    let size = remembered.data_size().map_or(data.size, |had| had.min(data.size));
+    let len = size.to_sectors();
     let site = Site { machine, options, pool: name, block: block_size, volume_blocked: None };
     let table = PoolTable {
         block_size,
@@ -226,7 +237,8 @@ fn make(
         ..PoolTable::new(metadata.number, data.number, len)
     };
     let pool = Pool::create(machine.dm.clone(), name, &table, Access::ReadWrite)?;
-    Ok(Started { pool, made: true, ours: true, proven: false, direct_lvm: false })
+    let larger = size < data.size;
+    Ok(Started { pool, made: true, ours: true, proven: false, direct_lvm: false, larger })
 }
 
 /// The block size of a pool that was made on a given device and never used, if there is one. It cannot change.

@@ -1,4 +1,4 @@
-//! What is safe is mended: only what this root provably made itself, and nothing on a pool that may be damaged.
+//! What is safe is mended: no layer's data is ever deleted, and nothing is done on a pool that may be damaged.
 
 use crate::active::as_thin_id;
 use crate::check::{CheckReport, Mend, Outcome, Repair, release};
@@ -10,8 +10,8 @@ use crate::progress::Progress;
 use crate::view::View;
 use std::path::Path;
 use std::sync::Arc;
-use thinlayer_dm::{Bytes, DeviceNumber, DmName, Flush, Removal};
-use thinlayer_store::{DeviceId, LayerId};
+use thinlayer_dm::{Bytes, DeviceNumber, DmName, Removal};
+use thinlayer_store::{DeviceId, LayerId, Record};
 use thinlayer_thin::Probe;
 use thinlayer_thin::metadata::Abandoned;
 
@@ -100,6 +100,10 @@ impl Driver {
         let mut repairs: Vec<Repair> = Vec::new();
         let mut tried: Vec<Mend> = Vec::new();
         for _ in 0..ROUNDS {
+            // Nothing is done on a pool that may be damaged.
+            if report.hopeless {
+                break;
+            }
             let before = tried.len();
             // A layer that nobody uses after all may have an idle device.
             report.findings.sort_by_key(|finding| !matches!(finding.mend, Some(Mend::ForgetUses(_))));
@@ -164,7 +168,9 @@ impl Driver {
                 self.uses.set(id, 0)
             }
             Mend::SetAside(id, device_id) => self.set_aside(id, *device_id),
-            Mend::Delete(device_id, size) => self.delete_orphan(*device_id, Bytes(*size)),
+            Mend::Recover { device_id, size, transaction_id } => {
+                self.recover_orphan(*device_id, Bytes(*size), *transaction_id)
+            }
             Mend::Release(root) => {
                 let _one = self.checking.lock();
                 match release(&*self.machine.disk, &self.pool, *root)? {
@@ -207,24 +213,36 @@ impl Driver {
         })
     }
 
-    /// Gives a thin device that no record names to the worker. It gets a record for that, so that a crash does not lose it.
-    fn delete_orphan(&self, device_id: DeviceId, size: Bytes) -> Result<()> {
-        let kept = self.between_transactions(|| {
+    /// Gives a thin device that no record names a record of its own. Nothing is deleted: whether somebody needs it is not for a program to say.
+    fn recover_orphan(&self, device_id: DeviceId, size: Bytes, transaction_id: u64) -> Result<()> {
+        let id = self.recovered_id(device_id)?;
+        let _reserved = self.reservations.reserve(&id, self.deadlines.layer)?;
+        self.between_transactions(|| {
             let store = &self.store;
             let mut records = store.layers();
             records.extend(store.pending_deletion());
-            let named = records.iter().any(|(_, record)| record.device_id == device_id)
+            let named = records.iter().any(|(other, record)| record.device_id == device_id || *other == id)
                 || store.nameless().contains(&device_id);
-            let proven = self.owns_pool && self.options.own_files() && store.damaged().is_empty();
-            if named || !proven || self.pool.probe(as_thin_id(device_id)?)? == Probe::Free {
+            if named || !store.damaged().is_empty() || self.pool.probe(as_thin_id(device_id)?)? == Probe::Free
+            {
                 return Err(changed());
             }
-            let state = self.pool.status(Flush::No)?;
-            let pool_id = state.running().map_or(0, |status| status.transaction_id.0);
-            Ok(store.keep_for_deletion(device_id, size.0, pool_id)?)
-        })?;
-        self.queue.push(kept);
-        Ok(())
+            store.put(&id, &Record::new(device_id, size.0, transaction_id))?;
+            tracing::warn!(layer = %id, %device_id, "a thin device that no record named is a layer now");
+            Ok(())
+        })
+    }
+
+    /// `recovered-7`, or with another number behind it if there is such a layer.
+    fn recovered_id(&self, device_id: DeviceId) -> Result<LayerId> {
+        let name = format!("recovered-{device_id}");
+        let mut id = LayerId::given(&name)?;
+        let mut more = 2;
+        while self.store.record_even_deleted(&id).is_some() {
+            id = LayerId::given(&format!("{name}-{more}"))?;
+            more += 1;
+        }
+        Ok(id)
     }
 }
 

@@ -106,7 +106,7 @@ impl<'a> Site<'a> {
         if self.options.thin_pool.is_some() {
             return Ground::Others;
         }
-        let volume = PoolVolume::docker();
+        let volume = crate::direct_lvm::volume(self.machine.root.family);
         if volume.device_name().is_ok_and(|name| name == *self.pool) {
             return Ground::Volume(volume);
         }

@@ -2,7 +2,7 @@
 
 use crate::active::Active;
 use crate::base::choose_filesystem;
-use crate::check::{mounted_layers, stray_folders};
+use crate::check::{Held, held, mounted_layers, release, stray_folders};
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use crate::identity::Known;
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use thinlayer_dm::{Flush, Version};
 use thinlayer_filesystem::Unmount;
 use thinlayer_store::{ErrorKind, LayerId, Mode, Store};
+use thinlayer_thin::PoolState;
 
 /// From this interface on the kernel can remove a device at its last close.
 const DEFERRED_REMOVAL: Version = Version(4, 27, 0);
@@ -91,7 +92,7 @@ impl Driver {
         known: &Known,
         notices: &mut Vec<Notice>,
     ) -> Result<Self> {
-        let Started { pool, ours, proven, direct_lvm, .. } = started;
+        let Started { pool, ours, proven, direct_lvm, larger, .. } = started;
         let names = Names::of(&machine.root);
         let (state, pool_info) = pool.status_and_info(Flush::No)?;
         // One that has failed has no figures; nothing is done with it but taking it down.
@@ -134,6 +135,14 @@ impl Driver {
             return Ok(driver);
         }
         let short = driver.verify_base(proven, known, notices)?;
+        if larger && let Err(error) = driver.take_in_larger_data(notices) {
+            notices.push(Notice::warning(format!(
+                "the pool could not be grown to the size of what is below its data, the next start tries again: {error}"
+            )));
+        }
+        if let Some(notice) = driver.release_stale_snapshot(&state)? {
+            notices.push(notice);
+        }
         notices.extend(driver.recover()?);
         driver.tidy_active()?;
         driver.sweep_folders()?;
@@ -147,6 +156,16 @@ impl Driver {
     /// Settles what an interrupted transaction left, now or at the start.
     pub(crate) fn recover(&self) -> Result<Vec<Notice>> {
         Recoverer { driver: self }.run()
+    }
+
+    /// Releases the metadata snapshot of a check that was killed.
+    fn release_stale_snapshot(&self, state: &PoolState) -> Result<Option<Notice>> {
+        if state.running().and_then(|status| status.held_metadata_root).is_none() {
+            return Ok(None);
+        }
+        let Held::Ours(root) = held(&*self.machine.disk, &self.pool)? else { return Ok(None) };
+        release(&*self.machine.disk, &self.pool, root)?;
+        Ok(Some(Notice::info("the metadata snapshot of a check that was killed has been released")))
     }
 
     /// Mount folders of removed layers, which a power cut brings back. Also of those whose thin device is still to be deleted: when the worker has

@@ -197,3 +197,27 @@ fn an_empty_pool_on_given_devices_keeps_its_block_size() {
     assert_eq!(driver.status().unwrap().block_size, Bytes(128 << 10));
     driver.stop().unwrap();
 }
+
+/// The kernel grows a pool as soon as its table is longer, and a grown pool does not fit its own device any more.
+#[test]
+fn a_wrong_and_larger_device_does_the_pool_no_harm() {
+    const GIVEN: [&str; 2] = ["dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"];
+    let world = root(&GIVEN);
+    world.add_block_device("/dev/larger", Bytes(6 << 30), None);
+    let wrong = ["dm.datadev=/dev/larger", "dm.metadatadev=/dev/meta"];
+    open(&world, &wrong).map(drop).unwrap_err();
+    works(&world, &GIVEN);
+
+    // And another root's metadata.
+    let options =
+        Options::parse(&["dm.fs=ext4", "dm.datadev=/dev/other", "dm.metadatadev=/dev/small"]).unwrap();
+    let (other, _) = Driver::open(world.machine("/other"), &options, Arc::new(Silent)).unwrap();
+    other.create(&id("theirs"), &CreateRequest::empty()).unwrap();
+    other.stop().unwrap();
+    drop(other);
+    open(&world, &["dm.datadev=/dev/larger", "dm.metadatadev=/dev/small"]).map(drop).unwrap_err();
+    let (other, _) = Driver::open(world.machine("/other"), &options, Arc::new(Silent)).unwrap();
+    assert!(other.exists(&id("theirs")));
+    other.stop().unwrap();
+    works(&world, &GIVEN);
+}

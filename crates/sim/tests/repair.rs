@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use thinlayer_dm::{DmName, Sectors};
 use thinlayer_graphdriver::{
-    CheckReport, CreateRequest, Driver, LayerId, Machine, Options, Outcome, Reading, Silent, View, repair,
+    CheckReport, CreateRequest, Driver, LayerId, Machine, Options, Outcome, Reading, Silent, Unmount, View,
+    repair,
 };
 use thinlayer_sim::World;
 
@@ -82,6 +83,11 @@ fn what_is_lost_on_either_side_is_mended_once() {
     assert!(report.repairs.iter().all(|step| step.outcome == Outcome::Done), "{:#?}", report.repairs);
     let driver = driver.unwrap();
     assert!(driver.exists(&id("a")) && !driver.exists(&id("b")));
+    // Nothing is deleted that somebody may need.
+    let recovered = driver.inspect(&id("recovered-77")).unwrap().record;
+    assert_eq!((recovered.device_id.get(), recovered.size_bytes), (77, 1 << 30));
+    driver.remove(&id("recovered-77")).unwrap();
+    driver.work_off().unwrap();
     assert_eq!(driver.repair().unwrap().repairs, vec![], "a second repair finds nothing to do");
     driver.create(&id("b"), &CreateRequest::on(id("a"))).unwrap();
     driver.stop().unwrap();
@@ -98,12 +104,96 @@ fn a_metadata_snapshot_is_released_by_whose_it_is() {
     let report = driver.repair().unwrap();
     assert_eq!(kinds(&report), ["foreign-metadata-snapshot"]);
     assert_eq!(report.repairs, vec![]);
-    // As a killed check leaves it.
+    // As a check leaves it that is killed before it knows which one is its own.
+    let name = DmName::new(format!("docker-8:1-{}-pool", machine.root.inode)).unwrap();
     let note = Path::new("thinlayer/metadata-snapshot");
     machine.disk.make_folder(Path::new("thinlayer")).unwrap();
-    machine.disk.write(note, b"{").unwrap();
+    for text in ["{".to_owned(), format!(r#"{{"pool":"{name}","root":null}}"#)] {
+        machine.disk.write(note, text.as_bytes()).unwrap();
+        assert_eq!(kinds(&driver.repair().unwrap()), ["foreign-metadata-snapshot"], "{text}");
+    }
+    // And one that is killed later.
+    let pool = thinlayer_thin::Pool::open(machine.dm.clone(), &name).unwrap().unwrap();
+    let state = pool.status(thinlayer_dm::Flush::No).unwrap();
+    let root = state.running().unwrap().held_metadata_root.unwrap().0;
+    let text = format!(r#"{{"pool":"{name}","root":{root}}}"#);
+    machine.disk.write(note, text.as_bytes()).unwrap();
     assert_eq!(kinds(&driver.check().unwrap()), ["stale-metadata-snapshot"]);
     let report = driver.repair().unwrap();
     assert_eq!((kinds(&report), report.repairs.len()), (vec![], 1), "{report:#?}");
     assert!(machine.disk.read(note).is_err(), "the note stays");
+
+    // The next start releases it, too.
+    message(&machine, "reserve_metadata_snap");
+    machine.disk.write(note, text.as_bytes()).unwrap();
+    drop(driver);
+    world.kill();
+    let driver = open(&world);
+    assert_eq!(kinds(&driver.check().unwrap()), Vec::<&str>::new());
+    assert!(world.machine(ROOT).disk.read(note).is_err(), "the note stays");
+}
+
+/// Somebody has put an old copy of the records back. Whatever is done then, no later layer is lost.
+#[test]
+fn layers_that_an_old_copy_of_the_records_does_not_know_are_kept() {
+    let world = World::new(1);
+    let driver = open(&world);
+    for layer in ["a", "gone"] {
+        driver.create(&id(layer), &CreateRequest::empty()).unwrap();
+    }
+    let machine = world.machine(ROOT);
+    // With a removed layer whose blocks are still in the pool.
+    driver.remove(&id("gone")).unwrap();
+    assert_eq!(driver.deferred(), 1);
+    let folder = Path::new("metadata");
+    let names = machine.disk.list(folder).unwrap().into_iter().map(|entry| folder.join(entry.name));
+    let copy: Vec<_> = names.map(|path| (machine.disk.read(&path).unwrap(), path)).collect();
+    driver.create(&id("later"), &CreateRequest::empty()).unwrap();
+    driver.get(&id("later"), None).unwrap();
+    world.write_file("/root/mnt/later/rootfs/file", b"dear").unwrap();
+    driver.put(&id("later"), Unmount::Now).unwrap();
+    let device_id = driver.inspect(&id("later")).unwrap().record.device_id;
+    driver.stop().unwrap();
+    drop(driver);
+    machine.disk.remove(Path::new("metadata/later")).unwrap();
+    for (text, path) in copy {
+        machine.disk.write(&path, &text).unwrap();
+    }
+
+    for _ in 0..2 {
+        let (_, driver) = repair(world.machine(ROOT), &options(), Arc::new(Silent)).unwrap();
+        let driver = driver.unwrap();
+        driver.create(&LayerId::opaque().unwrap(), &CreateRequest::empty()).unwrap();
+        driver.stop().unwrap();
+    }
+    let driver = open(&world);
+    let recovered = id(&format!("recovered-{device_id}"));
+    driver.get(&recovered, None).unwrap();
+    let file = format!("/root/mnt/{recovered}/rootfs/file");
+    assert_eq!(world.read_file(file).unwrap().as_deref(), Some(&b"dear"[..]));
+}
+
+/// Without a single record there is nothing to compare with.
+#[test]
+fn a_root_without_its_records_is_left_alone() {
+    let world = World::new(1);
+    let driver = open(&world);
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    driver.stop().unwrap();
+    drop(driver);
+    let machine = world.machine(ROOT);
+    let folder = Path::new("metadata");
+    for entry in machine.disk.list(folder).unwrap() {
+        machine.disk.remove(&folder.join(entry.name)).unwrap();
+    }
+    let devices = kinds(&look(&world)).len();
+    for _ in 0..2 {
+        let refused = Driver::open(world.machine(ROOT), &options(), Arc::new(Silent)).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("put metadata/ back"), "{refused}");
+        let refused = repair(world.machine(ROOT), &options(), Arc::new(Silent)).map(drop).unwrap_err();
+        assert!(refused.to_string().contains("put metadata/ back"), "{refused}");
+        // Also where nobody remembers, as in a root of Docker's.
+        let _remembered = machine.disk.remove(Path::new("thinlayer/pool.json"));
+    }
+    assert_eq!(kinds(&look(&world)).len(), devices);
 }

@@ -23,8 +23,6 @@ pub(crate) struct Context {
     pub(crate) damaged: usize,
     /// Store and pool are at the same transaction, or at one that was interrupted.
     pub(crate) in_step: bool,
-    /// The pool's files are this root's own, so that nobody else's device is in it.
-    pub(crate) own_files: bool,
     /// Somebody else made the pool, and others may have devices in it.
     pub(crate) shared: bool,
     /// What to do about damaged metadata.
@@ -32,7 +30,7 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn of(store: &Store, own_files: bool, shared: bool, advice: String) -> Self {
+    pub(crate) fn of(store: &Store, shared: bool, advice: String) -> Self {
         let mut records = store.layers();
         records.extend(store.pending_deletion());
         let nameless = store.nameless().into_iter().map(DeviceId::get).collect();
@@ -42,7 +40,6 @@ impl Context {
             nameless,
             damaged: store.damaged().len(),
             in_step: false,
-            own_files,
             shared,
             advice,
         }
@@ -212,13 +209,7 @@ fn orphan(metadata: &Metadata, details: &DeviceDetails, context: &Context, repor
         details.mapped.0, details.transaction_id
     );
     let subject = format!("thin device {id}");
-    if !context.own_files {
-        report.found(
-            "orphan-thin-device",
-            subject,
-            format!("{text}; the pool's devices were given, so it is left alone; if it is nobody's: `dmsetup message POOL 0 'delete {id}'`"),
-        );
-    } else if context.damaged > 0 {
+    if context.damaged > 0 {
         report.found(
             "orphan-thin-device",
             subject,
@@ -235,12 +226,17 @@ fn orphan(metadata: &Metadata, details: &DeviceDetails, context: &Context, repor
     } else if let Some(device_id) = DeviceId::new(id.get()) {
         let block = metadata.superblock().block_size.bytes().0;
         let blocks =
-            metadata.highest_mapped(id).ok().flatten().map_or(1, |highest| highest.saturating_add(1));
+            metadata.highest_mapped(id).ok().flatten().map_or(0, |highest| highest.saturating_add(1));
+        // The pool does not know how long a device is. One that is longer than its file system does no harm.
+        let longest = context.records.iter().map(|(_, record)| record.size_bytes).max().unwrap_or(0);
+        let size = longest.max(blocks.saturating_mul(block));
         report.mendable(
             "orphan-thin-device",
             subject,
-            format!("{text}; it keeps its blocks for nobody; `check --repair` deletes it, as the pool is this root's alone"),
-            Mend::Delete(device_id, blocks.saturating_mul(block)),
+            format!(
+                "{text}; `check --repair` makes layer recovered-{id} of it: look into that with `mount`, and `rm` it if nobody needs it"
+            ),
+            Mend::Recover { device_id, size, transaction_id: details.transaction_id.0 },
         );
     }
 }

@@ -43,8 +43,14 @@ pub(crate) enum Mend {
     ForgetUses(LayerId),
     /// A record without a device is moved to quarantine.
     SetAside(LayerId, DeviceId),
-    /// A thin device of this root's own pool that no record names is deleted.
-    Delete(DeviceId, u64),
+    /// A thin device that no record names gets a record, so that it can be looked at and removed: the records may be an old copy, and it a layer.
+    Recover {
+        device_id: DeviceId,
+        /// Bytes.
+        size: u64,
+        /// In which the device was made.
+        transaction_id: u64,
+    },
     /// A metadata snapshot of ours is released.
     Release(MetaBlocks),
 }
@@ -64,7 +70,9 @@ impl fmt::Display for Mend {
                     "move the record of layer {id} (thin device {device_id}) to thinlayer/quarantine/without-device"
                 )
             }
-            Self::Delete(device_id, _) => write!(f, "delete thin device {device_id} from the pool"),
+            Self::Recover { device_id, .. } => {
+                write!(f, "make layer recovered-{device_id} of thin device {device_id}")
+            }
             Self::Release(root) => write!(f, "release the metadata snapshot at block {}", root.0),
         }
     }

@@ -28,7 +28,7 @@ pub(crate) fn at_rest(machine: &Machine, store: &Store, options: &Options) -> Re
     }
     let names = Names::of(&machine.root);
     let mut report = CheckReport::default();
-    let mut context = Context::of(store, options.own_files(), false, advice(machine, options, None));
+    let mut context = Context::of(store, false, advice(machine, options, None));
     report.records = context.records.len();
     report.deferred = store.pending_deletion().len();
 

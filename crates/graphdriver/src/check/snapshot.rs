@@ -39,11 +39,10 @@ pub(crate) fn held(disk: &dyn Disk, pool: &Pool) -> Result<Held> {
     let Some(root) = state.running().and_then(|status| status.held_metadata_root) else {
         return Ok(Held::Nobody);
     };
-    // One that was cut off while it was written is as good as one without a root.
+    // Without its root it may be that of somebody who came right after we were killed; so may be one whose note was cut off.
     let ours = disk.read(Path::new(NOTE)).is_ok_and(|text| {
-        serde_json::from_slice::<Note>(&text).map_or(true, |note| {
-            note.pool == pool.name().as_str() && note.root.is_none_or(|noted| noted == root.0)
-        })
+        serde_json::from_slice::<Note>(&text)
+            .is_ok_and(|note| note.pool == pool.name().as_str() && note.root == Some(root.0))
     });
     Ok(if ours { Held::Ours(root) } else { Held::Foreign(root) })
 }
@@ -93,7 +92,8 @@ fn note(disk: &dyn Disk, pool: &str, root: Option<u64>) -> io::Result<()> {
 }
 
 fn forget(disk: &dyn Disk) {
-    if let Err(error) = disk.remove(Path::new(NOTE))
+    let removed = disk.remove(Path::new(NOTE)).and_then(|()| disk.sync_folder(Path::new(FOLDER)));
+    if let Err(error) = removed
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(%error, "the note of a metadata snapshot that is released cannot be removed");

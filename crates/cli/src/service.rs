@@ -219,6 +219,33 @@ impl RootService {
         Ok(Opened { driver, background })
     }
 
+    /// Repairs a root that is not open: what is wrong with it shows before it is opened. `None`: somebody has opened it meanwhile.
+    fn repair_at_rest(&self) -> Option<Result<Answer, Failure>> {
+        let mut state = self.state.lock();
+        if state.ending || !matches!(state.phase, Phase::Closed) {
+            return None;
+        }
+        state.phase = Phase::Opening;
+        let (phase, answer) = MutexGuard::unlocked(&mut state, || match self.repair_closed() {
+            Ok((phase, answer)) => (phase, Ok(answer)),
+            Err(failure) => (Phase::Closed, Err(failure)),
+        });
+        state.phase = phase;
+        self.changed.notify_all();
+        Some(answer)
+    }
+
+    fn repair_closed(&self) -> Result<(Phase, Answer), Failure> {
+        let machine = Machine::system(&self.settings.root)?;
+        let (report, driver) =
+            thinlayer_graphdriver::repair(machine, &self.settings.options, self.progress.clone())?;
+        let phase = match driver.map(Arc::new) {
+            Some(driver) => Phase::Open(Opened { background: Background::start(&driver)?, driver }),
+            None => Phase::Closed,
+        };
+        Ok((phase, Answer::Checked { report: report.into() }))
+    }
+
     /// Docker's clean-up. The process goes on owning the root; the next command that needs the driver opens it again.
     fn stop(&self, ended: &dyn Fn() -> Option<FailureKind>) -> Result<Answer, Failure> {
         let opened = self.take(ended)?;
@@ -308,11 +335,15 @@ impl Service for RootService {
             return self.stop(&|| client.ended());
         }
         if let Request::Check { repair, .. } = ask.request
-            && ask.request.only_looks()
             && matches!(self.state.lock().phase, Phase::Closed)
         {
-            // A root that is at rest is not woken to be looked at.
-            return check_at_rest(&self.settings, repair);
+            if ask.request.only_looks() {
+                // A root that is at rest is not woken to be looked at.
+                return check_at_rest(&self.settings, repair);
+            }
+            if let Some(answer) = self.repair_at_rest() {
+                return answer;
+            }
         }
         let ended = || client.ended();
         let lease = self.lease(&ended)?;

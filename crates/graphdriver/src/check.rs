@@ -29,6 +29,9 @@ use thinlayer_store::{LayerId, Record, Recovery, Store};
 use thinlayer_thin::metadata::HeldMetadata;
 use thinlayer_thin::{Health, Pool, PoolState, Trouble};
 
+/// What is found twice, with this in between, is not just work under way.
+const SETTLED: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// How far a check of an active pool goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Depth {
@@ -50,27 +53,82 @@ impl Driver {
             why: "another one is under way; try again when it is done".into(),
         })?;
         let (mut report, taken) = self.between_transactions(|| {
-            active(&self.machine, &self.store, &self.pool, &self.options, Depth::Whole)
+            recorded(&self.machine, &self.store, &self.pool, &self.options, Depth::Whole)
         })?;
+        // One that grows right now is not an interrupted one.
+        report.findings.retain(
+            |finding| !matches!(&finding.mend, Some(Mend::Grow(id)) if self.reservations.is_held(id)),
+        );
+        let uses = |report: &mut CheckReport| self.lost_mounts(report);
+        seen(&self.machine, &self.store, &self.pool, &self.options, &uses, &mut report)?;
         finish(&self.machine, taken, &mut report)?;
-        let unsaid: HashSet<LayerId> = self.uses.all().into_iter().collect();
-        let mounted: HashSet<LayerId> = mounted_layers(&self.machine, &self.names)?.into_keys().collect();
-        for id in unsaid.difference(&mounted) {
-            report.mendable("lost-mount", id, "it is in use as far as the driver knows, but nothing is mounted: somebody else unmounted it; `umount` it here too", Mend::ForgetUses(id.clone()));
-        }
         Ok(report)
+    }
+
+    fn lost_mounts(&self, report: &mut CheckReport) -> Result<()> {
+        let used = self.uses.all();
+        let mounted: HashSet<LayerId> = mounted_layers(&self.machine, &self.names)?.into_keys().collect();
+        for id in used.into_iter().filter(|id| !mounted.contains(id)) {
+            let text = "it is in use as far as the driver knows, but nothing is mounted: somebody else unmounted it; `umount` it here too";
+            report.mendable("lost-mount", &id, text, Mend::ForgetUses(id.clone()));
+        }
+        Ok(())
     }
 }
 
-/// The check of an active pool, and what is needed to go on with its metadata ([`finish`]).
+/// The check of an active pool by somebody who does not work on it.
 pub(crate) fn active(
     machine: &Machine,
     store: &Store,
     pool: &Pool,
     options: &Options,
     depth: Depth,
-) -> Result<(CheckReport, Option<(HeldMetadata, Context)>)> {
+) -> Result<CheckReport> {
+    let (mut report, taken) = recorded(machine, store, pool, options, depth)?;
+    seen(machine, store, pool, options, &|_| Ok(()), &mut report)?;
+    finish(machine, taken, &mut report)?;
+    Ok(report)
+}
+
+/// Devices, mounts, folders and loop devices against the records, while others may be at work: what is not there any more a moment later was work.
+fn seen(
+    machine: &Machine,
+    store: &Store,
+    pool: &Pool,
+    options: &Options,
+    more: &dyn Fn(&mut CheckReport) -> Result<()>,
+    report: &mut CheckReport,
+) -> Result<()> {
     let names = Names::of(&machine.root);
+    let look = || -> Result<CheckReport> {
+        let mut seen = CheckReport::default();
+        let records = store.records();
+        kernel::devices(machine, pool, &names, &records, &mut seen)?;
+        kernel::folders(machine, &names, &records, &mut seen)?;
+        kernel::loops(machine, pool, options, &mut seen)?;
+        more(&mut seen)?;
+        Ok(seen)
+    };
+    let mut last = look()?;
+    if !last.findings.is_empty() {
+        machine.clock.sleep(SETTLED);
+        let first = std::mem::replace(&mut last, look()?);
+        last.findings.retain(|finding| first.findings.contains(finding));
+    }
+    report.devices = last.devices;
+    report.mounts = last.mounts;
+    report.findings.extend(last.findings);
+    Ok(())
+}
+
+/// Records and pool, and what is needed to go on with its metadata ([`finish`]). The owner calls it between two transactions.
+fn recorded(
+    machine: &Machine,
+    store: &Store,
+    pool: &Pool,
+    options: &Options,
+    depth: Depth,
+) -> Result<(CheckReport, Option<(HeldMetadata, Context)>)> {
     let mut report = CheckReport::default();
     let given = given_pool(machine, options)?;
     let advice = advice(machine, options, given.as_ref());
@@ -90,10 +148,6 @@ pub(crate) fn active(
     }
     let pool_id = state.running().map_or(0, |status| status.transaction_id.0);
     store_and_pool(store, pool_id, pool.name().as_str(), &mut context, &mut report);
-    kernel::devices(machine, pool, &names, &context.records, &mut report)?;
-    kernel::folders(machine, &names, &context.records, &mut report)?;
-    kernel::loops(machine, pool, options, &mut report)?;
-
     let takes_messages = matches!(health, Health::Good | Health::Trouble(Trouble::OutOfData));
     if depth == Depth::Look || !takes_messages || !matches!(state, PoolState::Running(_)) {
         return Ok((report, None));
@@ -131,11 +185,7 @@ pub(crate) fn active(
 }
 
 /// The part of a check that reads the pool's metadata. Nothing that others need is held meanwhile.
-pub(crate) fn finish(
-    machine: &Machine,
-    taken: Option<(HeldMetadata, Context)>,
-    report: &mut CheckReport,
-) -> Result<()> {
+fn finish(machine: &Machine, taken: Option<(HeldMetadata, Context)>, report: &mut CheckReport) -> Result<()> {
     let Some((metadata, context)) = taken else { return Ok(()) };
     report.reading = Some(Reading::Snapshot);
     compare(&metadata, &context, report);

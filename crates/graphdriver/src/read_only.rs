@@ -109,7 +109,7 @@ impl ReadOnly {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn check(&self) -> Result<CheckReport> {
-        active(&self.machine, &self.store, &self.pool, &self.options, Depth::Look).map(|(report, _)| report)
+        active(&self.machine, &self.store, &self.pool, &self.options, Depth::Look)
     }
 
     /// Mounts a layer read-only, without replaying its journal, and gives the path of its tree. One that is mounted so already is not counted again.

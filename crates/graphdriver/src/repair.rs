@@ -219,10 +219,9 @@ impl Driver {
         let _reserved = self.reservations.reserve(&id, self.deadlines.layer)?;
         self.between_transactions(|| {
             let store = &self.store;
-            let mut records = store.layers();
-            records.extend(store.pending_deletion());
-            let named = records.iter().any(|(other, record)| record.device_id == device_id || *other == id)
-                || store.nameless().contains(&device_id);
+            let named =
+                store.records().iter().any(|(other, record)| record.device_id == device_id || *other == id)
+                    || store.nameless().contains(&device_id);
             if named || !store.damaged().is_empty() || self.pool.probe(as_thin_id(device_id)?)? == Probe::Free
             {
                 return Err(changed());

@@ -36,6 +36,11 @@ impl Reservations {
         Ok(self.held(id))
     }
 
+    /// Is an operation on this layer under way?
+    pub(crate) fn is_held(&self, id: &LayerId) -> bool {
+        self.0.held.lock().contains(id)
+    }
+
     /// Reserves two layers at once: nothing is held while the other one is waited for.
     pub(crate) fn reserve_pair(
         &self,

@@ -1,6 +1,6 @@
 //! A look at a root without owning it: records and mount table, nothing else, and nothing is written.
 
-use crate::check::{CheckReport, Depth, active, at_rest, finish, mounted_layers};
+use crate::check::{CheckReport, Depth, active, at_rest, mounted_layers};
 use crate::driver::{Notice, describe};
 use crate::error::Result;
 use crate::layer::LayerInfo;
@@ -108,9 +108,7 @@ impl View {
             other => other?,
         };
         let Some(pool) = pool else { return at_rest(&self.machine, &self.store, options) };
-        let (mut report, taken) = active(&self.machine, &self.store, &pool, options, depth)?;
-        finish(&self.machine, taken, &mut report)?;
-        Ok(report)
+        active(&self.machine, &self.store, &pool, options, depth)
     }
 
     fn pool(&self, options: &Options) -> Result<Option<Pool>> {

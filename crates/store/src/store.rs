@@ -106,6 +106,11 @@ impl Store {
         Err(Error::NotFound { layer: layer.clone() })
     }
 
+    /// All records at one moment, by id: layers, the base, hidden ones, and removed ones whose device is still to be deleted.
+    pub fn records(&self) -> Vec<(LayerId, Arc<Record>)> {
+        self.select(|_| true)
+    }
+
     /// All layers that were not removed, by id; the base and hidden ones too.
     pub fn layers(&self) -> Vec<(LayerId, Arc<Record>)> {
         self.select(|record| !record.deleted)

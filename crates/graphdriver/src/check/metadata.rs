@@ -31,8 +31,7 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn of(store: &Store, shared: bool, advice: String) -> Self {
-        let mut records = store.layers();
-        records.extend(store.pending_deletion());
+        let records = store.records();
         let nameless = store.nameless().into_iter().map(DeviceId::get).collect();
         Self {
             records,

@@ -149,6 +149,9 @@ pub(crate) fn active() -> Result<()> {
     expect(&mended, &[])?;
     outcomes(&mended, "done", expected.len())?;
     ensure!(held(&pool)? == "-");
+    // What nobody named may be somebody's: it is a layer now.
+    ensure!(root.ids()?.iter().eq(["a", "b", "recovered-4000"]));
+    root.quiet(&["rm", "recovered-4000"])?;
     let after = clean(&root, "snapshot")?;
     ensure!(after["looked_at"]["thin_devices"] == 3 && after["looked_at"]["records"] == 3, "{after:#}");
     ensure!(!ghost_folder.exists() && !dmsetup(&["ls"])?.contains("ghost"));
@@ -250,7 +253,8 @@ pub(crate) fn at_rest() -> Result<()> {
     outcomes(&mended, "done", expected.len())?;
     root.stop_and_check()?;
     let after = clean(&root, "offline")?;
-    ensure!(after["looked_at"]["thin_devices"] == 4, "{after:#}");
+    ensure!(after["looked_at"]["thin_devices"] == 5, "{after:#}");
+    ensure!(root.ids()?.contains("recovered-4001"));
     ensure!(root.path.join("thinlayer/quarantine/without-device/lost.1").is_file());
     ensure!(dmsetup(&["ls"])? == "No devices found");
     root.thin_check()?;
@@ -433,8 +437,15 @@ pub(crate) fn serving() -> Result<()> {
     }
     root.quiet(&["stop"])?;
     let at_rest = clean(&root, "offline")?;
-    ensure!(at_rest["looked_at"]["records"] == 6, "{at_rest:#}");
+    ensure!(at_rest["looked_at"]["records"] == 7, "{at_rest:#}");
     ensure!(dmsetup(&["ls"])? == "No devices found", "a check woke the pool");
+    // A repair of a root at rest goes the same way through `serve` as alone.
+    let data = root.path.join("devicemapper/data");
+    let left = losetup(&data)?;
+    expect(&report(&root, &["--repair"])?, &[])?;
+    let loops = harness::run("losetup", ["--list", "--noheadings", "--output", "NAME"])?.stdout_text();
+    ensure!(loops.lines().filter(|line| line.trim() == left).count() <= 1, "{loops}");
+    root.quiet(&["stop"])?;
     serve.terminate()?;
     root.at_rest()
 }

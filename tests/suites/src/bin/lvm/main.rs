@@ -1,14 +1,21 @@
 //! Thin pools that are LVM's, with the real LVM: direct-lvm set up and interrupted, refusals, reboots, growth, and dockerd on the same pool.
 
+mod brim;
 mod disk;
 mod docker;
 mod dying;
+#[path = "../program/fixture.rs"]
+#[allow(dead_code, reason = "the fixture serves another suite, too")]
+mod fixture;
 mod given;
 mod growth;
 mod reboot;
 mod refusals;
 mod root;
 mod setup;
+#[path = "../full/writers.rs"]
+#[allow(dead_code, reason = "the writers serve another suite, too")]
+mod writers;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,6 +56,12 @@ fn main() -> ExitCode {
                 .thorough(),
             test("a pool grows under its layers, also when it is full", growth::grows)
                 .deadline(minutes(12))
+                .thorough(),
+            test("a pool grows under four writers, by thinlayer and by LVM", brim::grows)
+                .deadline(minutes(12))
+                .thorough(),
+            test("a pool whose group is full fails its four writers and recovers", brim::cannot_grow)
+                .deadline(minutes(15))
                 .thorough(),
             test("a pool in which LVM counts is refused", given::counted_pools_are_refused)
                 .deadline(minutes(10))

@@ -101,7 +101,7 @@ impl ReadOnly {
     /// If the pool cannot be asked.
     pub fn status(&self) -> Result<Status> {
         let layout = Layout::of(&self.machine, &self.pool)?;
-        status(&self.machine, &self.store, &self.pool, &layout, &self.options)
+        status(&self.machine, &self.store, &self.pool, &layout, &self.options, None)
     }
 
     /// Compares store, pool, devices and mounts.

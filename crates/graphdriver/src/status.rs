@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::growth::Extend;
 use crate::machine::Machine;
 use crate::options::Options;
-use crate::site::{Ground, Site};
+use crate::site::{Blocked, Ground, Site};
 use crate::size::human_size;
 use std::path::PathBuf;
 use thinlayer_dm::{Bytes, DeviceNumber, Flush};
@@ -103,21 +103,22 @@ impl Driver {
     /// # Errors
     /// If the pool cannot be asked.
     pub fn status(&self) -> Result<Status> {
-        status(&self.machine, &self.store, &self.pool, &self.layout, &self.options)
+        let blocked = self.volume_blocked.read().clone();
+        status(&self.machine, &self.store, &self.pool, &self.layout, &self.options, blocked)
     }
 }
 
-/// The status of an active pool.
+/// The status of an active pool. `volume_blocked`: why LVM did not extend it, if its owner has asked.
 pub(crate) fn status(
     machine: &Machine,
     store: &Store,
     pool: &Pool,
     layout: &Layout,
     options: &Options,
+    volume_blocked: Option<Blocked>,
 ) -> Result<Status> {
     let state = pool.status(Flush::No)?;
-    let site =
-        Site { machine, options, pool: pool.name(), block: layout.table.block_size, volume_blocked: None };
+    let site = Site { machine, options, pool: pool.name(), block: layout.table.block_size, volume_blocked };
     let growable = |side| {
         let blocked = state.running().and_then(|status| site.blocked(side, status));
         Growable {

@@ -82,7 +82,7 @@ impl View {
         let Some(pool) = self.pool(options)? else { return Ok(None) };
         // Two calls: who comes for one look knows nothing of the pool.
         let layout = Layout::of(&self.machine, &pool)?;
-        status(&self.machine, &self.store, &pool, &layout, options).map(Some)
+        status(&self.machine, &self.store, &pool, &layout, options, None).map(Some)
     }
 
     /// A check by somebody who does not own the root. Of an active pool the metadata is not read, as that takes a message to the pool.

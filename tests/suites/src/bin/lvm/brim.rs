@@ -31,7 +31,7 @@ struct Brim {
 
 impl Brim {
     /// LVM's own watcher is off, so that what happens is thinlayer's doing.
-    fn new(size: u64, percent: u64) -> Result<Self> {
+    fn new(size: u64, percent: u64, more: &[&str]) -> Result<Self> {
         let disk = Disk::new("disk", size)?;
         let mut options = crate::root::small(&[
             disk.option(),
@@ -39,6 +39,7 @@ impl Brim {
             "dm.thinp_metapercent=2".into(),
         ]);
         options.push("dm.basesize=128M".into());
+        options.extend(more.iter().map(ToString::to_string));
         let root = Root::with(&harness::scratch_dir()?.join("root"), options)?;
         let serve = root.serve_with(&["--log-level", "info"])?;
         root.quiet(&["create", "victim"])?;
@@ -129,7 +130,8 @@ fn has_spare() -> Result<bool> {
 
 /// Full metadata in a full group: LVM's spare lets layers be removed.
 pub(crate) fn metadata() -> Result<()> {
-    let brim = Brim::new(400 * MIB, 40)?;
+    // Whole devices are not discarded, so that a removal is a message.
+    let brim = Brim::new(400 * MIB, 40, &["dm.blkdiscard=false"])?;
     brim.root.quiet(&["create", "kept"])?;
     let kept = brim.mounted(&["kept"])?;
     all_done(&Writers::start(&kept, 0, 2).join(WRITING)?)?;
@@ -184,7 +186,7 @@ fn all_done(written: &[Written]) -> Result<()> {
 
 /// By thinlayer's watcher, and by LVM's.
 pub(crate) fn grows() -> Result<()> {
-    let brim = Brim::new(600 * MIB, 20)?;
+    let brim = Brim::new(600 * MIB, 20, &[])?;
     let before = brim.total("data")?;
     let trees = brim.made()?;
     all_done(&Writers::start(&trees, 0, 30).join(WRITING)?)?;
@@ -205,7 +207,7 @@ pub(crate) fn grows() -> Result<()> {
 }
 
 pub(crate) fn cannot_grow() -> Result<()> {
-    let brim = Brim::new(400 * MIB, 40)?;
+    let brim = Brim::new(400 * MIB, 40, &[])?;
     let victim = brim.mounted(&["victim"])?;
     all_done(&Writers::start(&victim, 0, 20).join(WRITING)?)?;
     brim.given_back(&["victim"])?;

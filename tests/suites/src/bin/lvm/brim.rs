@@ -2,14 +2,11 @@
 //! nothing that was synced is lost.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::{eventually, run};
 use serde_json::Value;
-use thinlayer_dm::{Control, DmName, Flush};
-use thinlayer_thin::{Health, Pool, ThinId, Trouble};
 
 use crate::disk::Disk;
 use crate::fixture::{Root, Serve};
@@ -31,7 +28,7 @@ struct Brim {
 
 impl Brim {
     /// LVM's own watcher is off, so that what happens is thinlayer's doing.
-    fn new(size: u64, percent: u64, more: &[&str]) -> Result<Self> {
+    fn new(size: u64, percent: u64) -> Result<Self> {
         let disk = Disk::new("disk", size)?;
         let mut options = crate::root::small(&[
             disk.option(),
@@ -39,7 +36,6 @@ impl Brim {
             "dm.thinp_metapercent=2".into(),
         ]);
         options.push("dm.basesize=128M".into());
-        options.extend(more.iter().map(ToString::to_string));
         let root = Root::with(&harness::scratch_dir()?.join("root"), options)?;
         let serve = root.serve_with(&["--log-level", "info"])?;
         root.quiet(&["create", "victim"])?;
@@ -107,73 +103,6 @@ fn fill_group() -> Result<()> {
     run("lvcreate", words).map(drop)
 }
 
-/// Thin ids far from the driver's.
-fn foreign(number: u32) -> Result<ThinId> {
-    ThinId::new(100_000 + number).context("no thin id")
-}
-
-/// Makes empty thin devices, each of which takes metadata, until there is no more. How many.
-fn use_metadata(pool: &Pool) -> Result<u32> {
-    for number in 0..4000 {
-        let made = pool.create_thin(foreign(number)?);
-        if pool.status(Flush::No)?.health() == Health::Trouble(Trouble::OutOfMetadata) {
-            return Ok(number + 1);
-        }
-        made?;
-    }
-    anyhow::bail!("4000 thin devices are not enough: {}", pool.status(Flush::No)?)
-}
-
-fn has_spare() -> Result<bool> {
-    Ok(run("lvs", ["--all", "--noheadings", "-o", "lv_name", "docker"])?.stdout_text().contains("_pmspare"))
-}
-
-/// Full metadata in a full group: LVM's spare lets layers be removed.
-pub(crate) fn metadata() -> Result<()> {
-    // Whole devices are not discarded, so that a removal is a message.
-    let brim = Brim::new(400 * MIB, 40, &["dm.blkdiscard=false"])?;
-    brim.root.quiet(&["create", "kept"])?;
-    let kept = brim.mounted(&["kept"])?;
-    all_done(&Writers::start(&kept, 0, 2).join(WRITING)?)?;
-    brim.given_back(&["kept"])?;
-    fill_group()?;
-    ensure!(has_spare()?, "LVM made no spare");
-    let before = brim.total("metadata")?;
-    let pool = Pool::open(Arc::new(Control::open()?), &DmName::new("docker-thinpool")?)?;
-    let pool = pool.context("the pool is not active")?;
-    let made = use_metadata(&pool)?;
-    println!("out of metadata after {made} devices: {}", pool.status(Flush::No)?);
-    let full = brim.until("metadata to be called full", |status| status["condition"] == "out-of-metadata")?;
-    ensure!(full["trouble"].as_str().is_some_and(|text| text.contains("vgextend")), "{full}");
-    let said = brim.root.refused(&["create", "more"], 6)?;
-    ensure!(said.contains("metadata") && has_spare()?, "{said}");
-    ensure!(brim.total("metadata")? == before, "it grew in a full group");
-
-    brim.root.quiet(&["rm", "victim"])?;
-    ensure!(!brim.root.ids()?.contains("victim"), "the victim is still there");
-    let grown = brim.total("metadata")?;
-    ensure!(grown > before && !has_spare()?, "metadata went from {before} to {grown}");
-    nobody_hangs()?;
-
-    // With room again all goes on, and LVM has its spare back.
-    run("lvremove", ["--yes", "docker/filler"])?;
-    for number in 0..made {
-        // The last one may not have been made.
-        match pool.delete(foreign(number)?) {
-            Err(error) if number + 1 < made => return Err(error.into()),
-            _ => {}
-        }
-    }
-    brim.root.quiet(&["create", "after"])?;
-    brim.root.quiet(&["pool", "grow", "--metadata", "+4M"])?;
-    ensure!(has_spare()?, "LVM made no spare again");
-    let kept = brim.mounted(&["kept"])?;
-    verify(&kept, &[2])?;
-    brim.given_back(&["kept"])?;
-    brim.root.check()?;
-    brim.root.quiet(&["stop"])
-}
-
 fn acknowledged(written: &[Written]) -> Vec<usize> {
     written.iter().map(|written| written.acknowledged).collect()
 }
@@ -186,7 +115,7 @@ fn all_done(written: &[Written]) -> Result<()> {
 
 /// By thinlayer's watcher, and by LVM's.
 pub(crate) fn grows() -> Result<()> {
-    let brim = Brim::new(600 * MIB, 20, &[])?;
+    let brim = Brim::new(600 * MIB, 20)?;
     let before = brim.total("data")?;
     let trees = brim.made()?;
     all_done(&Writers::start(&trees, 0, 30).join(WRITING)?)?;
@@ -207,7 +136,7 @@ pub(crate) fn grows() -> Result<()> {
 }
 
 pub(crate) fn cannot_grow() -> Result<()> {
-    let brim = Brim::new(400 * MIB, 40, &[])?;
+    let brim = Brim::new(400 * MIB, 40)?;
     let victim = brim.mounted(&["victim"])?;
     all_done(&Writers::start(&victim, 0, 20).join(WRITING)?)?;
     brim.given_back(&["victim"])?;

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use thinlayer_dm::{DmName, Flush};
 use thinlayer_provision::loop_pool::Side;
 use thinlayer_provision::lvm::PoolVolume;
-use thinlayer_store::{LayerId, Record, Recovery, Store};
+use thinlayer_store::{Finding, LayerId, Mode, Record, Recovery, Store};
 use thinlayer_thin::metadata::HeldMetadata;
 use thinlayer_thin::{Health, Pool, PoolState, Trouble};
 
@@ -148,6 +148,7 @@ fn recorded(
     }
     let pool_id = state.running().map_or(0, |status| status.transaction_id.0);
     store_and_pool(store, pool_id, pool.name().as_str(), &mut context, &mut report);
+    files(machine, &mut report)?;
     let takes_messages = matches!(health, Health::Good | Health::Trouble(Trouble::OutOfData));
     if depth == Depth::Look || !takes_messages || !matches!(state, PoolState::Running(_)) {
         return Ok((report, None));
@@ -220,6 +221,23 @@ fn store_and_pool(store: &Store, pool_id: u64, pool: &str, context: &mut Context
     for (id, path) in store.damaged() {
         report.found("damaged-record", id, format!("its record was set aside as {}; mend it and move it back to metadata/, or delete it to give the layer up", path.display()));
     }
+}
+
+/// What is wrong with the files of the store by themselves. Reads them anew: what a start has put in order is no finding any more.
+fn files(machine: &Machine, report: &mut CheckReport) -> Result<()> {
+    let (_, findings) = Store::open(machine.disk.clone(), Mode::ReadOnly)?;
+    for finding in findings {
+        let kind = match &finding {
+            Finding::UnusableName { .. } => "unusable-name",
+            Finding::Folder { .. } => "foreign-folder",
+            Finding::MalformedTransaction { .. } => "malformed-transaction",
+            Finding::DamagedDeviceSet { .. } => "damaged-device-set",
+            Finding::DamagedLegacyRecord { .. } => "damaged-record",
+            _ => continue,
+        };
+        report.found(kind, machine.root.path.join("metadata").display(), finding.to_string());
+    }
+    Ok(())
 }
 
 fn records(records: &[(LayerId, Arc<Record>)], pool_id: u64, report: &mut CheckReport) {

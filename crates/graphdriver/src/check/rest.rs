@@ -32,6 +32,7 @@ pub(crate) fn at_rest(machine: &Machine, store: &Store, options: &Options) -> Re
     report.records = context.records.len();
     report.deferred = store.pending_deletion().len();
 
+    super::files(machine, &mut report)?;
     kernel::folders(machine, &names, &context.records, &mut report)?;
     for (id, number) in kernel::mounted_layers(machine, &names)? {
         report.mounts += 1;
@@ -49,7 +50,7 @@ pub(crate) fn at_rest(machine: &Machine, store: &Store, options: &Options) -> Re
         Some(device) => given_is_free(machine, device, &mut report)?,
         None => true,
     };
-    if !files(machine, options, known, &mut report)? || !readable {
+    if !loop_files(machine, options, known, &mut report)? || !readable {
         return Ok(report);
     }
     let path = match &options.metadata_device {
@@ -86,7 +87,7 @@ pub(crate) fn at_rest(machine: &Machine, store: &Store, options: &Options) -> Re
 }
 
 /// The root's loop files are there, and nobody else has them. `false`: the metadata file cannot be read.
-fn files(machine: &Machine, options: &Options, known: bool, report: &mut CheckReport) -> Result<bool> {
+fn loop_files(machine: &Machine, options: &Options, known: bool, report: &mut CheckReport) -> Result<bool> {
     let mut readable = true;
     let loops = machine.backing.loops()?;
     for (side, given) in [(Side::Data, &options.data_device), (Side::Metadata, &options.metadata_device)] {

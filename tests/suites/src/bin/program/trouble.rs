@@ -185,7 +185,12 @@ pub(crate) fn damaged_records() -> Result<()> {
         root.quiet(&["umount", id])?;
     }
     let report = root.try_run(&["check"])?;
-    ensure!(report.status.code() == Some(1) && report.stdout_text().contains("damaged-record"), "{report:?}");
+    for kind in ["damaged-record", "foreign-folder", "unusable-name"] {
+        ensure!(
+            report.status.code() == Some(1) && report.stdout_text().contains(kind),
+            "no {kind}: {report:?}"
+        );
+    }
     root.quiet(&["rm", "a"])?;
     fs::remove_dir(metadata.join("folder"))?;
     root.stop_and_check()?;

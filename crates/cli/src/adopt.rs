@@ -102,7 +102,7 @@ pub(crate) fn adopt(
             "adopt --yes would write, and --read-only forbids it; leave one of them out",
         ));
     }
-    let mut facts = AdoptFacts::new(&root, Adoption::look(&Machine::looking(&root)?, &settings.options)?);
+    let mut facts = AdoptFacts::new(&root, Adoption::of(&root, &settings.options)?);
     if own.yes {
         facts.done = open(&settings, progress)?;
         facts.adopted = true;

@@ -172,12 +172,48 @@ impl Ownership {
     }
 }
 
+/// What would keep this process from owning a root at this moment: all of it. Takes no lock for longer than it looks, and writes nothing.
+pub(crate) fn in_the_way(root: &Path) -> Vec<Error> {
+    let lock = || match File::open(root.join(LOCK)) {
+        Ok(lock) => match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(held_by(root, Duration::ZERO)),
+            _ => Ok(()),
+        },
+        Err(_) => Ok(()),
+    };
+    [refuse_foreign_folder(root), lock(), refuse_running_docker(root).map(drop), refuse_running_podman(root)]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect()
+}
+
+/// Asks whether somebody holds the lock of containers/storage.
+fn refuse_running_podman(root: &Path) -> Result<()> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    let Some(path) = root.parent().map(|parent| parent.join(STORAGE_LOCK)) else { return Ok(()) };
+    let Ok(file) = File::open(&path) else { return Ok(()) };
+    let mut whole = whole_file();
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut whole)).map_err(|errno| root_error(&path, &errno.into()))?;
+    if i32::from(whole.l_type) == nix::libc::F_UNLCK { Ok(()) } else { Err(held_by_podman(root, &path)) }
+}
+
+fn held_by_podman(root: &Path, lock: &Path) -> Error {
+    Error::Busy {
+        what: format!("root {}", root.display()),
+        why: format!(
+            "Podman, Buildah or another user of containers/storage holds {}; wait for it to end, or raise --wait",
+            lock.display()
+        ),
+    }
+}
+
 fn held_by(root: &Path, wait: Duration) -> Error {
     let who =
         Ownership::holder(root).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+    let waited = if wait.is_zero() { String::new() } else { format!(" (waited {wait:?})") };
     Error::Busy {
         what: format!("root {}", root.display()),
-        why: format!("{who} owns it (waited {wait:?}); wait for it to end, and try again"),
+        why: format!("{who} owns it{waited}; wait for it to end, and try again"),
     }
 }
 
@@ -248,13 +284,7 @@ fn lock_storage(root: &Path, wait: Duration) -> Result<Option<File>> {
                 std::thread::sleep(RETRY);
             }
             Err(Errno::EAGAIN | Errno::EACCES) => {
-                return Err(Error::Busy {
-                    what: format!("root {}", root.display()),
-                    why: format!(
-                        "Podman, Buildah or another user of containers/storage holds {}; wait for it to end, or raise --wait",
-                        path.display()
-                    ),
-                });
+                return Err(held_by_podman(root, &path));
             }
             Err(errno) => return Err(root_error(&path, &errno.into())),
         }
@@ -426,6 +456,45 @@ mod tests {
         drop(owner);
         let _sharing = Ownership::share(root.path(), runtime.path(), Duration::ZERO).unwrap();
         Ownership::acquire(root.path(), &holder("create"), Duration::ZERO).unwrap_err();
+    }
+
+    /// Each of those who may work on a root is seen, and is not disturbed by being looked at.
+    #[test]
+    fn who_is_in_the_way_is_told() {
+        let data = tempfile::tempdir().unwrap();
+        let root = data.path().join("devicemapper");
+        std::fs::create_dir_all(root.join("metadata")).unwrap();
+        std::fs::create_dir(data.path().join("volumes")).unwrap();
+        std::fs::write(data.path().join("volumes/metadata.db"), "").unwrap();
+        std::fs::write(data.path().join(STORAGE_LOCK), "").unwrap();
+        let said = || in_the_way(&root).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(said(), Vec::<String>::new());
+        assert!(!root.join(FOLDER).exists(), "looking made something");
+
+        let owner = Ownership::acquire(&root, &holder("serve"), Duration::ZERO).unwrap();
+        let held = said();
+        assert!(held[0].contains("thinlayer serve (pid 4711) owns it;"), "{held:?}");
+        // The owner has Podman's lock, too.
+        assert!(held.len() == 2 && held[1].contains(STORAGE_LOCK), "{held:?}");
+        drop(owner);
+        assert_eq!(said(), Vec::<String>::new());
+
+        let docker =
+            File::options().read(true).write(true).open(data.path().join("volumes/metadata.db")).unwrap();
+        docker.lock().unwrap();
+        let held = said();
+        assert!(held.len() == 1 && held[0].contains("a running dockerd holds"), "{held:?}");
+        drop(docker);
+
+        let podman = lock_storage(&root, Duration::ZERO).unwrap();
+        let held = said();
+        assert!(held.len() == 1 && held[0].contains("Podman"), "{held:?}");
+        drop(podman);
+        assert_eq!(said(), Vec::<String>::new());
+
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("letter"), "").unwrap();
+        assert!(in_the_way(other.path())[0].to_string().contains("is no root of layers"));
     }
 
     #[test]

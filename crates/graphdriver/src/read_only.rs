@@ -18,10 +18,11 @@ use crate::reserve::{Reservation, Reservations};
 use crate::status::{Layout, Status, status};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use thinlayer_dm::{Access, Bytes, DeviceNumber, DmName, Removal};
+use thinlayer_dm::{Access, Bytes, DeviceNumber, DmName, Removal, Sectors};
 use thinlayer_filesystem::{Filesystems, MountRequest, Mounted, Owner, Unmount, Unmounted};
 use thinlayer_provision::loop_pool::Side;
-use thinlayer_provision::{Attachment, given, loop_pool};
+use thinlayer_provision::superblock::Superblock;
+use thinlayer_provision::{AttachOptions, Attachment, given, loop_pool};
 use thinlayer_store::{LayerId, Mode, Record, Store};
 use thinlayer_thin::{BlockSize, Features, Patience, Pool, PoolTable, ThinDevice};
 
@@ -70,7 +71,11 @@ impl ReadOnly {
             Ok(Some(pool)) => pool,
             Ok(None) if given => {
                 return Err(Error::Invalid {
-                    what: format!("there is no thin pool {name}; activate its volume group first"),
+                    what: format!(
+                        "there is no thin pool {name}; {}",
+                        crate::direct_lvm::how_to_activate(&machine, &name)
+                            .unwrap_or_else(|| "activate it first".into())
+                    ),
                 });
             }
             Ok(None) => make(&machine, options, &name, &known)?,
@@ -328,16 +333,18 @@ pub(crate) fn give_way(machine: &Machine, names: &Names, pool: &Pool) -> Result<
 
 /// The pool's two devices, held until it stands on them.
 struct Sides {
-    data: (DeviceNumber, Bytes),
+    data: DeviceNumber,
+    /// As much of it as the pool has.
+    len: Sectors,
     metadata: DeviceNumber,
+    block_size: Option<BlockSize>,
     _held: Vec<Attachment>,
 }
 
 fn make(machine: &Machine, options: &Options, name: &DmName, known: &Known) -> Result<Pool> {
     let sides = sides(machine, options)?;
-    let block_size = options.block_size.or(known.block_size()).unwrap_or(BlockSize::MIN);
-    let (number, size) = sides.data;
-    let mut table = PoolTable::new(sides.metadata, number, size.to_sectors());
+    let block_size = options.block_size.or(known.block_size()).or(sides.block_size).unwrap_or(BlockSize::MIN);
+    let mut table = PoolTable::new(sides.metadata, sides.data, sides.len);
     table.block_size = block_size;
     // The kernel takes no read-only table for a pool; this word keeps it from writing.
     table.features = Features { read_only: true, ..table.features };
@@ -349,35 +356,50 @@ fn make(machine: &Machine, options: &Options, name: &DmName, known: &Known) -> R
     })
 }
 
+/// What is longer than the pool is shown as long as the pool is: to take the rest in, the kernel would have to write, and if it cannot it gives up.
+///
+/// Metadata is always below a loop device that refuses writes: when the kernel gives up on a pool, it marks the superblock, whatever the table says, and only
+/// a loop device keeps it from that. Data is not written to by a pool that changes no mapping, and the pool keeps others away from a given device.
 fn sides(machine: &Machine, options: &Options) -> Result<Sides> {
     let backing = &*machine.backing;
     let root = &machine.root.path;
     let purpose = given::Purpose::ReadOnly;
-    let attach =
-        |side: Side| backing.attach(&side.path(root), thinlayer_provision::AttachOptions { read_only: true });
-    Ok(match (&options.data_device, &options.metadata_device) {
-        (None, None) => {
-            let pair = loop_pool::open_read_only(backing, root)?;
-            let (data, metadata) = (pair.data.attachment, pair.metadata.attachment);
-            Sides { data: (data.number, data.size), metadata: metadata.number, _held: vec![data, metadata] }
-        }
+    let mut held = Vec::new();
+    let checked = match (&options.data_device, &options.metadata_device) {
         (Some(data), Some(metadata)) => {
-            let pair = given::validate_pair_for(backing, data, metadata, purpose)?;
-            Sides {
-                data: (pair.data.number, pair.data.size),
-                metadata: pair.metadata.number,
-                _held: Vec::new(),
-            }
+            Some(given::validate_pair_for(backing, data, metadata, purpose)?.data)
         }
-        (Some(data), None) => {
-            let data = given::validate_data(backing, data, purpose)?;
-            let metadata = attach(Side::Metadata)?;
-            Sides { data: (data.number, data.size), metadata: metadata.number, _held: vec![metadata] }
+        (Some(data), None) => Some(given::validate_data(backing, data, purpose)?),
+        (None, Some(metadata)) => given::validate_metadata(backing, metadata, purpose).map(|_| None)?,
+        (None, None) => None,
+    };
+    let (data, size) = match checked {
+        Some(device) => (device.number, device.size),
+        None => {
+            let side = loop_pool::open_side_read_only(backing, root, Side::Data, None)?.attachment;
+            let found = (side.number, side.size);
+            held.push(side);
+            found
         }
-        (None, Some(metadata)) => {
-            let (metadata, _) = given::validate_metadata(backing, metadata, purpose)?;
-            let data = attach(Side::Data)?;
-            Sides { data: (data.number, data.size), metadata: metadata.number, _held: vec![data] }
-        }
+    };
+    let file = Side::Metadata.path(root);
+    let facts = match backing.superblock(options.metadata_device.as_deref().unwrap_or(&file))? {
+        Superblock::Pool(facts) => Some(facts),
+        // The kernel says what is wrong with it.
+        _ => None,
+    };
+    let limit = facts.map(|facts| facts.metadata_size());
+    let metadata = match &options.metadata_device {
+        Some(device) => backing.attach(device, AttachOptions { limit, ..AttachOptions::READ_ONLY })?,
+        None => loop_pool::open_side_read_only(backing, root, Side::Metadata, limit)?.attachment,
+    };
+    let number = metadata.number;
+    held.push(metadata);
+    Ok(Sides {
+        data,
+        len: facts.map_or(size, |facts| size.min(facts.data_size())).to_sectors(),
+        metadata: number,
+        block_size: facts.and_then(|facts| BlockSize::from_bytes(facts.data_block).ok()),
+        _held: held,
     })
 }

@@ -191,6 +191,10 @@ impl Side {
 fn side(machine: &Machine, number: Option<DeviceNumber>) -> Result<Side> {
     let Some(number) = number else { return Ok(Side::default()) };
     if let Some(device) = machine.backing.loops()?.into_iter().find(|device| device.number == number) {
+        // That of a root that is only looked at, on a device that was given.
+        if device.read_only && device.file.starts_with("/dev") {
+            return Ok(Side { node: Some(device.file), ..Side::default() });
+        }
         let file = own_file(machine, &device)?.unwrap_or(device.file);
         return Ok(Side { node: Some(device.node), loop_file: Some(file), host_free: None });
     }

@@ -35,18 +35,22 @@ enum Nodes {
 impl System {
     /// [`crate::Backing::attach`].
     pub(crate) fn attach_loop(&self, path: &Path, options: AttachOptions) -> Result<Attachment> {
-        let file = file::open(path, !options.read_only)?;
+        let open = |write| match options.read_only && is_device(path) {
+            true => file::open_device(path),
+            false => file::open(path, write),
+        };
+        let file = open(!options.read_only)?;
         let true_path =
             std::fs::canonicalize(path).map_err(|error| failed("look at", path, errno(&error)))?;
         let deadline = Instant::now() + PATIENCE;
-        let lock = lock(path, deadline)?;
+        let lock = lock(open(false)?, path, deadline)?;
         let facts = file.metadata().map_err(|error| failed("look at", path, errno(&error)))?;
         self.wait_until_free(path, facts.dev(), facts.ino())?;
         let mut flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO;
         if options.read_only {
             flags |= LO_FLAGS_READ_ONLY;
         }
-        let info = LoopInfo64::new(true_path.as_os_str().as_bytes(), flags);
+        let info = LoopInfo64::new(true_path.as_os_str().as_bytes(), flags, options.limit);
         let attachment = self.attach_to_free(&file, path, info, options, deadline)?;
         // Who does not take the lock may have come in between; then the one that looks last gives way.
         if let Some(held) = self.holder(facts.dev(), facts.ino(), Some(attachment.number))? {
@@ -320,11 +324,14 @@ fn advised(action: &'static str, path: &Path, errno: Errno) -> Error {
     }
 }
 
+fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|facts| facts.file_type().is_block_device())
+}
+
 /// Keeps two of us from attaching one file at the same time, threads and processes alike.
 ///
 /// The lock is on an open file of its own, since the loop device keeps the other one open.
-fn lock(path: &Path, deadline: Instant) -> Result<Option<Flock<File>>> {
-    let mut file = file::open(path, false)?;
+fn lock(mut file: File, path: &Path, deadline: Instant) -> Result<Option<Flock<File>>> {
     loop {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(Some(lock)),
@@ -450,10 +457,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data");
         std::fs::write(&path, b"").unwrap();
-        let held = lock(&path, Instant::now()).unwrap().unwrap();
-        let error = lock(&path, Instant::now() + Duration::from_millis(20)).unwrap_err();
+        let lock = |deadline| lock(file::open(&path, false).unwrap(), &path, deadline);
+        let held = lock(Instant::now()).unwrap().unwrap();
+        let error = lock(Instant::now() + Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::Busy);
         drop(held);
-        assert!(lock(&path, Instant::now()).unwrap().is_some());
+        assert!(lock(Instant::now()).unwrap().is_some());
     }
 }

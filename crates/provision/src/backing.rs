@@ -51,8 +51,15 @@ pub struct FileInfo {
 /// How a file is attached to a loop device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AttachOptions {
-    /// Refuse writes.
+    /// Refuse writes. Then it may be a block device as well as a file: whoever has the loop device cannot write to what is below.
     pub read_only: bool,
+    /// Show no more than so many bytes of it, a whole number of sectors.
+    pub limit: Option<Bytes>,
+}
+
+impl AttachOptions {
+    /// Refuse writes.
+    pub const READ_ONLY: Self = Self { read_only: true, limit: None };
 }
 
 /// A file attached to a loop device by us.
@@ -150,7 +157,7 @@ pub trait Backing: fmt::Debug + Send + Sync {
     /// [`crate::ErrorKind::Busy`] if a loop device holds the file; otherwise if the path is something else than a file, or cannot be removed.
     fn remove_file(&self, path: &Path) -> Result<bool>;
 
-    /// Attaches a file to a free loop device in one step (`LOOP_CONFIGURE`), with its true name, autoclear, and direct I/O where the file system can.
+    /// Attaches a file (with [`AttachOptions::read_only`] also a block device) to a free loop device in one step (`LOOP_CONFIGURE`), with its true name, autoclear, and direct I/O where the file system can.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Busy`] if another loop device holds the same file.

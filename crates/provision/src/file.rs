@@ -89,6 +89,12 @@ pub(crate) fn open(path: &Path, write: bool) -> Result<File> {
     Ok(file)
 }
 
+/// Opens a block device for reading alone. Its path may be a link, as those in `/dev/mapper` are.
+pub(crate) fn open_device(path: &Path) -> Result<File> {
+    let opened = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    opened.map_err(|error| failed("open", path, errno(&error)))
+}
+
 /// [`crate::Backing::ensure_file`]. `attached` says whether a loop device holds the file; it is asked only before holes are written to.
 pub(crate) fn ensure(
     path: &Path,

@@ -189,22 +189,32 @@ pub fn ensure_side(backing: &dyn Backing, root: &Path, side: Side, size: Bytes) 
 /// # Errors
 /// [`crate::ErrorKind::NotFound`] if a file is missing; [`crate::ErrorKind::Busy`] if another loop device holds one.
 pub fn open_read_only(backing: &dyn Backing, root: &Path) -> Result<LoopPair> {
-    let open = |side: Side| {
-        let path = side.path(root);
-        if backing.file(&path)?.is_none() {
-            return Err(Error::System {
-                action: "find",
-                path,
-                errno: Errno::ENOENT,
-                advice: "this root has no loop-backed pool, or has lost it: put the file back".into(),
-            });
-        }
-        let attachment = backing.attach(&path, AttachOptions { read_only: true })?;
-        Ok(LoopSide { path, ensured: Ensured::AsItWas, attachment })
-    };
-    let data = open(Side::Data)?;
-    let metadata = open(Side::Metadata)?;
+    let data = open_side_read_only(backing, root, Side::Data, None)?;
+    let metadata = open_side_read_only(backing, root, Side::Metadata, None)?;
     Ok(LoopPair { state: PairState::Found, data, metadata })
+}
+
+/// As [`open_read_only`], for one side, of which no more than `limit` is shown.
+///
+/// # Errors
+/// As there.
+pub fn open_side_read_only(
+    backing: &dyn Backing,
+    root: &Path,
+    side: Side,
+    limit: Option<Bytes>,
+) -> Result<LoopSide> {
+    let path = side.path(root);
+    if backing.file(&path)?.is_none() {
+        return Err(Error::System {
+            action: "find",
+            path,
+            errno: Errno::ENOENT,
+            advice: "this root has no loop-backed pool, or has lost it: put the file back".into(),
+        });
+    }
+    let attachment = backing.attach(&path, AttachOptions { limit, ..AttachOptions::READ_ONLY })?;
+    Ok(LoopSide { path, ensured: Ensured::AsItWas, attachment })
 }
 
 /// The loop devices of an active pool.
@@ -421,7 +431,7 @@ fn prove_free(backing: &dyn Backing, path: &Path, file: Option<&FileInfo>) -> Re
     let Some(file) = file else { return Ok(()) };
     if backing.loops()?.iter().any(|device| same(device, file)) {
         // A device that is just going away is waited for by attach, which also has the words for one that stays.
-        backing.attach(path, AttachOptions { read_only: true })?;
+        backing.attach(path, AttachOptions::READ_ONLY)?;
     }
     Ok(())
 }

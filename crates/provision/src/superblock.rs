@@ -13,6 +13,8 @@ use thinlayer_dm::{Bytes, Sectors};
 
 /// A block of a thin pool's metadata.
 pub const BLOCK_BYTES: usize = 4096;
+/// `THIN_METADATA_NEEDS_CHECK_FLAG`.
+const NEEDS_CHECK: u32 = 1;
 
 /// What the first block of a metadata file or device says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +40,10 @@ pub struct PoolFacts {
     pub data_blocks: u64,
     /// How many of them were in use at its last commit.
     pub used_blocks: u64,
+    /// How many metadata blocks ([`BLOCK_BYTES`] each) the pool has had at its last commit.
+    pub metadata_blocks: u64,
+    /// The kernel marked the metadata as possibly damaged, and changes nothing in it until that is mended.
+    pub needs_check: bool,
 }
 
 impl PoolFacts {
@@ -50,6 +56,11 @@ impl PoolFacts {
     /// The least that the data device has to have.
     pub fn data_size(&self) -> Bytes {
         Bytes(self.data_block.0.saturating_mul(self.data_blocks))
+    }
+
+    /// What the pool uses of its metadata device.
+    pub fn metadata_size(&self) -> Bytes {
+        Bytes(self.metadata_blocks.saturating_mul(BLOCK_BYTES as u64))
     }
 }
 
@@ -66,13 +77,22 @@ pub fn parse(block: &[u8]) -> Superblock {
         |at: usize| block.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
     let half =
         |at: usize| block.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    // trans_id, data_space_map_root.nr_blocks and .nr_allocated, data_block_size (in sectors)
-    match (word(48), word(64), word(72), half(336).map(|sectors| Sectors(sectors.into()).to_bytes())) {
-        (Some(transaction_id), Some(data_blocks), Some(used_blocks), Some(Some(data_block))) => {
-            Superblock::Pool(PoolFacts { transaction_id, data_block, data_blocks, used_blocks })
-        }
-        _ => Superblock::Damaged,
-    }
+    let facts = || {
+        Some(PoolFacts {
+            transaction_id: word(48)?,
+            // data_block_size, in sectors
+            data_block: Sectors(half(336)?.into()).to_bytes()?,
+            // data_space_map_root.nr_blocks
+            data_blocks: word(64)?,
+            // data_space_map_root.nr_allocated
+            used_blocks: word(72)?,
+            // metadata_space_map_root.nr_blocks
+            metadata_blocks: word(192)?,
+            // flags
+            needs_check: half(4)? & NEEDS_CHECK != 0,
+        })
+    };
+    facts().map_or(Superblock::Damaged, Superblock::Pool)
 }
 
 /// Reads a file's or device's first block.
@@ -105,12 +125,19 @@ mod tests {
 
     #[test]
     fn a_pool_tells_its_block_and_its_size() {
-        let block = block(|block| {
+        let fill = |block: &mut [u8]| {
             block[48..56].copy_from_slice(&23_u64.to_le_bytes());
             block[64..72].copy_from_slice(&4800_u64.to_le_bytes());
             block[72..80].copy_from_slice(&12_u64.to_le_bytes());
+            block[192..200].copy_from_slice(&512_u64.to_le_bytes());
             block[336..340].copy_from_slice(&1024_u32.to_le_bytes());
+        };
+        let marked = block(|block| {
+            fill(block);
+            block[4] = 1;
         });
+        assert!(matches!(parse(&marked), Superblock::Pool(PoolFacts { needs_check: true, .. })));
+        let block = block(fill);
         let Superblock::Pool(facts) = parse(&block) else { panic!("no pool: {:?}", parse(&block)) };
         assert_eq!((facts.transaction_id, facts.data_block, facts.data_blocks), (23, Bytes(512 << 10), 4800));
         assert_eq!(facts.data_size(), Bytes(4800 * (512 << 10)));
@@ -118,6 +145,7 @@ mod tests {
         for (transaction_id, used_blocks, is_empty) in [(0, 0, true), (1, 0, false), (0, 1, false)] {
             assert_eq!(PoolFacts { transaction_id, used_blocks, ..facts }.is_empty(), is_empty);
         }
+        assert_eq!((facts.metadata_size(), facts.needs_check), (Bytes(2 << 20), false));
         let mut damaged = block;
         damaged[50] ^= 1;
         assert_eq!(parse(&damaged), Superblock::Damaged);

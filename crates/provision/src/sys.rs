@@ -108,6 +108,7 @@ const _: () = {
     assert!(offset_of!(Fiemap, extents) == 32);
     assert!(offset_of!(Fiemap, mapped_extents) == 20);
     assert!(size_of::<LoopInfo64>() == 232);
+    assert!(offset_of!(LoopInfo64, sizelimit) == 32);
     assert!(offset_of!(LoopInfo64, flags) == 52);
     assert!(offset_of!(LoopInfo64, file_name) == 56);
     assert!(offset_of!(LoopInfo64, init) == 216);
@@ -133,8 +134,9 @@ impl LoopInfo64 {
     };
 
     /// What a new attachment asks for. A name of more than 63 bytes is cut, as losetup does; sysfs has the whole of it.
-    pub(crate) fn new(name: &[u8], flags: u32) -> Self {
-        let mut info = Self { flags, ..Self::ZERO };
+    pub(crate) fn new(name: &[u8], flags: u32, limit: Option<Bytes>) -> Self {
+        let sizelimit = limit.map_or(0, |limit| limit.0);
+        let mut info = Self { flags, sizelimit, ..Self::ZERO };
         for (to, from) in info.file_name.iter_mut().take(NAME_BYTES - 1).zip(name) {
             *to = *from;
         }
@@ -273,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_long_name_is_cut_and_stays_terminated() {
-        let info = LoopInfo64::new(&[b'x'; 100], LO_FLAGS_AUTOCLEAR);
+        let info = LoopInfo64::new(&[b'x'; 100], LO_FLAGS_AUTOCLEAR, None);
         assert_eq!(info.file_name[..63], [b'x'; 63]);
         assert_eq!(info.file_name[63], 0);
         assert_eq!(info.flags, 4);

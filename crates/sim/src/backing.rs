@@ -89,12 +89,12 @@ impl Backing for SimBacking {
         let process = self.0.process;
         let (minor, sectors, holder) = self
             .on("attach", path, |st, call| {
-                let (inode, _) = st.files.backing(path)?.ok_or(Errno::ENOENT)?;
-                if st.loop_on(inode).is_some() {
+                let device = st.loop_for(path, options, true)?;
+                if st.loop_on(device.inode).is_some() {
                     return Err(Errno::EBUSY);
                 }
                 st.effect(call);
-                let minor = st.attach(path, options.read_only, true)?;
+                let minor = st.attach(device)?;
                 let holder = st.id();
                 st.holders.insert(holder, Held::Loop { minor, process });
                 Ok((minor, st.sectors(loop_number(minor)), holder))
@@ -195,6 +195,8 @@ impl Backing for SimBacking {
                     data_block: Bytes(pool.block_sectors * SECTOR_BYTES),
                     data_blocks: pool.data_blocks,
                     used_blocks: pool.data_used(),
+                    metadata_blocks: pool.metadata_blocks,
+                    needs_check: pool.needs_check,
                 }));
             }
             Ok(match st.contents.get(&storage) {

@@ -186,7 +186,7 @@ impl State {
                 }
                 _ => None,
             },
-            LOOP_MAJOR => self.loops.get(&number.minor).map(|l| Place::Storage(Storage::File(l.inode))),
+            LOOP_MAJOR => self.loops.get(&number.minor).map(|l| Place::Storage(l.storage)),
             _ => self.disks.contains_key(&number).then_some(Place::Storage(Storage::Disk(number))),
         }
     }

@@ -6,13 +6,17 @@ use crate::state::{Held, Result, State, Storage};
 use nix::errno::Errno;
 use std::path::{Path, PathBuf};
 use thinlayer_dm::{DeviceNumber, SECTOR_BYTES};
-use thinlayer_provision::{Allocation, Ensured};
+use thinlayer_provision::{Allocation, AttachOptions, Ensured};
+
+/// Inodes of device nodes.
+const DEVICE_INODES: u64 = 1 << 40;
 
 /// A loop device in use.
 #[derive(Clone, Debug)]
 pub(crate) struct Loop {
     pub(crate) file: PathBuf,
     pub(crate) inode: u64,
+    pub(crate) storage: Storage,
     pub(crate) sectors: u64,
     pub(crate) autoclear: bool,
     pub(crate) read_only: bool,
@@ -31,12 +35,28 @@ impl State {
         self.loops.iter().find(|(_, l)| l.inode == inode).map(|(&minor, _)| minor)
     }
 
-    /// Takes a free loop device for a file.
-    pub(crate) fn attach(&mut self, path: &Path, read_only: bool, autoclear: bool) -> Result<u32> {
-        let (inode, file) = self.files.backing(path)?.ok_or(Errno::ENOENT)?;
-        let sectors = file.size / SECTOR_BYTES;
+    /// What a loop device on a file, or for reading on a block device, would be.
+    pub(crate) fn loop_for(&self, path: &Path, options: AttachOptions, autoclear: bool) -> Result<Loop> {
+        let AttachOptions { read_only, limit } = options;
+        let (inode, storage, sectors) = match path.to_str().and_then(|text| self.block_device(text).ok()) {
+            Some(_) if !read_only => return Err(Errno::EINVAL),
+            Some(device) => {
+                let inode = DEVICE_INODES | u64::from(device.major) << 20 | u64::from(device.minor);
+                (inode, self.storage(device).ok_or(Errno::EINVAL)?, self.sectors(device))
+            }
+            None => {
+                let (inode, file) = self.files.backing(path)?.ok_or(Errno::ENOENT)?;
+                (inode, Storage::File(inode), file.size / SECTOR_BYTES)
+            }
+        };
+        let sectors = limit.map_or(sectors, |limit| sectors.min(limit.0 / SECTOR_BYTES));
+        Ok(Loop { file: path.to_owned(), inode, storage, sectors, autoclear, read_only })
+    }
+
+    /// Takes a free number for a loop device.
+    pub(crate) fn attach(&mut self, device: Loop) -> Result<u32> {
         let minor = (0..).find(|minor| !self.loops.contains_key(minor)).ok_or(Errno::ENOSPC)?;
-        self.loops.insert(minor, Loop { file: path.to_owned(), inode, sectors, autoclear, read_only });
+        self.loops.insert(minor, device);
         Ok(minor)
     }
 

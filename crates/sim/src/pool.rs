@@ -16,6 +16,8 @@ use thinlayer_dm::DeviceNumber;
 
 /// Bytes in a metadata block.
 const METADATA_BLOCK: u64 = 4096;
+/// Counts in a bitmap block of a space map: two bits each, behind a header of 16 bytes.
+const BITMAP_ENTRIES: u64 = (4096 - 16) * 4;
 /// The kernel sees no more of a metadata device than this many blocks.
 const METADATA_MAX_BLOCKS: u64 = 255 * ((1 << 14) - 64);
 /// Sectors of the smallest data block; every size is a multiple of it.
@@ -329,6 +331,15 @@ impl State {
         if data_blocks > pool.now.data_blocks || metadata_blocks > pool.now.metadata_blocks {
             if pool.now.needs_check {
                 return Ok(());
+            }
+            // A space map that needs another bitmap block has to write.
+            let bitmaps = |blocks: u64| blocks.div_ceil(BITMAP_ENTRIES);
+            if spec.features.read_only
+                && (bitmaps(data_blocks) > bitmaps(pool.now.data_blocks)
+                    || bitmaps(metadata_blocks) > bitmaps(pool.now.metadata_blocks))
+            {
+                pool.mode = Mode::Fail;
+                return Err(Errno::EPERM);
             }
             if pool.mode <= Mode::OutOfMetadataSpace {
                 let now = Arc::make_mut(&mut pool.now);

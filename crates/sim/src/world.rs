@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thinlayer_dm::{Bytes, DeviceNumber, DmName};
 use thinlayer_graphdriver::{Deadlines, Family, Machine, Root};
+use thinlayer_provision::AttachOptions;
 
 /// `st_dev` of the host's file system: 8:1.
 pub(crate) const HOST_DEV: u64 = 0x801;
@@ -265,7 +266,8 @@ impl World {
                 backing.size = size.0;
             }
         }
-        let minor = state.attach(file, false, false)?;
+        let device = state.loop_for(file, AttachOptions::default(), false)?;
+        let minor = state.attach(device)?;
         Ok(crate::loops::loop_number(minor))
     }
 

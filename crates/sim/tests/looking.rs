@@ -7,6 +7,7 @@ use thinlayer_graphdriver::{
     Adoption, Bytes, CreateRequest, Driver, Family, Kind, LayerId, Options, PutBack, ReadOnly, Silent,
     Unmount,
 };
+use thinlayer_provision::Allocation;
 use thinlayer_sim::World;
 
 const ROOT: &str = "/root";
@@ -82,6 +83,67 @@ fn a_pool_comes_up_without_a_write_and_goes_again() {
     open(&world).get(&id("a"), None).unwrap();
 }
 
+/// The growth of a file was cut off before the pool took it in. To take it in is to write.
+#[test]
+fn files_that_are_longer_than_the_pool_are_looked_at() {
+    for (file, more, allocation) in
+        [("data", 2_u64 << 30, Allocation::Sparse), ("metadata", 128 << 20, Allocation::Full)]
+    {
+        let world = root();
+        let path = Path::new(ROOT).join("devicemapper").join(file);
+        let backing = world.machine(ROOT).backing;
+        let size = backing.file(&path).unwrap().unwrap().size;
+        backing.ensure_file(&path, Bytes(size.0 + more), allocation).unwrap();
+        let since = world.effects().len();
+        let (looking, _) = ReadOnly::open(world.machine(ROOT), &options()).unwrap();
+        assert_eq!(looking.status().unwrap().layers, 2, "{file}");
+        let tree = looking.mount(&id("a")).unwrap();
+        assert_eq!(world.read_file(tree.join("hello")).unwrap(), Some(b"world".to_vec()));
+        looking.unmount_all().unwrap();
+        looking.close().unwrap();
+        assert_eq!(writes(&world, since), Vec::<String>::new());
+        assert_eq!(world.dm_names(), Default::default());
+        assert_eq!(world.loop_files(), vec![]);
+        // Who may write takes it in.
+        let (driver, _) = Driver::open(world.machine(ROOT), &options(), Arc::new(Silent)).unwrap();
+        let status = driver.status().unwrap();
+        let total = if file == "data" { status.data_total } else { status.metadata_total };
+        assert!(total.0 > size.0, "{file}: {total}");
+    }
+}
+
+/// The kernel writes a superblock when it gives up on a pool, also on one that it was told not to write to.
+#[test]
+fn given_metadata_is_below_a_device_that_refuses_writes() {
+    let world = World::new(1);
+    world.add_block_device("/dev/data", Bytes(4 << 30), None);
+    world.add_block_device("/dev/meta", Bytes(1 << 30), None);
+    let options =
+        Options::parse(&["dm.fs=ext4", "dm.basesize=1G", "dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"])
+            .unwrap();
+    let (driver, _) = Driver::open(world.machine(ROOT), &options, Arc::new(Silent)).unwrap();
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    driver.stop().unwrap();
+    let since = world.effects().len();
+    let (looking, _) = ReadOnly::open(world.machine(ROOT), &options).unwrap();
+    let attached = world.machine(ROOT).backing.loops().unwrap();
+    let attached: Vec<_> = attached.iter().map(|held| (held.file.as_path(), held.read_only)).collect();
+    assert_eq!(attached, [(Path::new("/dev/meta"), true)]);
+    let rows = looking.status().unwrap().rows;
+    let row = |key: &str| rows.iter().find(|row| row.0 == key).map(|row| row.1.as_str());
+    assert_eq!((row("Metadata file"), row("Metadata loop file")), (Some("/dev/meta"), None), "{rows:?}");
+    assert_eq!(looking.check().unwrap().findings, []);
+    looking.mount(&id("a")).unwrap();
+    looking.unmount_all().unwrap();
+    looking.close().unwrap();
+    assert_eq!(writes(&world, since), Vec::<String>::new());
+    assert_eq!(world.dm_names(), Default::default());
+    assert_eq!(world.loop_files(), vec![]);
+    let (driver, _) = Driver::open(world.machine(ROOT), &options, Arc::new(Silent)).unwrap();
+    driver.get(&id("a"), None).unwrap();
+    assert_eq!(world.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn a_read_only_pool_that_was_left_is_no_obstacle() {
     let world = root();
@@ -143,6 +205,69 @@ fn what_opening_would_change_is_told_and_not_done() {
     let other = Options::parse(&["dm.thinpooldev=other"]).unwrap();
     assert_eq!(Adoption::look(&world.machine(ROOT), &other).unwrap().obstacles.len(), 1);
     assert_eq!(world.effects().len(), since, "{:?}", world.effects().last());
+}
+
+/// What `adopt` would be told by a start.
+#[test]
+fn what_keeps_a_root_from_being_opened_is_told() {
+    let world = root();
+    let look = |items: &[&str]| {
+        let options = Options::parse(&[&["dm.fs=ext4"], items].concat()).unwrap();
+        let since = world.effects().len();
+        let found = Adoption::look(&world.machine(ROOT), &options).unwrap();
+        assert_eq!(world.effects().len(), since, "{:?}", world.effects().last());
+        found
+    };
+    let obstacle = |items: &[&str], words: &str| {
+        let found = look(items).obstacles;
+        assert!(found.len() == 1 && found[0].contains(words), "{items:?}: {found:?}");
+    };
+    let change = |items: &[&str], words: &str| {
+        let found = look(items);
+        assert_eq!(found.obstacles, Vec::<String>::new(), "{items:?}");
+        assert!(found.changes.iter().any(|change| change.contains(words)), "{items:?}: {:?}", found.changes);
+    };
+    // Nobody has owned it.
+    let found = look(&[]);
+    let lock = "the folder thinlayer/ is made, with the lock; Docker and Podman ignore it";
+    assert_eq!((found.changes, found.obstacles), (vec![lock.to_owned()], vec![]));
+    let reserve = thinlayer_provision::loop_pool::reserve_path(ROOT.as_ref());
+    assert!(world.machine(ROOT).backing.remove_file(&reserve).unwrap());
+    change(&[], "reserve");
+    change(&["dm.basesize=2G"], "the base grows from");
+    change(&["dm.loopdatasize=200G"], "the data file grows from");
+    obstacle(&["dm.basesize=512M"], "cannot shrink");
+
+    let held = world.attach_foreign_loop("/root/devicemapper/data", Bytes(0)).unwrap();
+    obstacle(&[], &format!("/dev/loop{} holds /root/devicemapper/data", held.minor));
+}
+
+/// A pool that is named has to be there, and a pool that is marked takes no change.
+#[test]
+fn a_pool_that_cannot_be_used_is_an_obstacle() {
+    let world = World::new(1);
+    world.add_block_device("/dev/data", Bytes(4 << 30), None);
+    world.add_block_device("/dev/meta", Bytes(1 << 30), None);
+    let given = ["dm.fs=ext4", "dm.basesize=1G", "dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"];
+    let given = Options::parse(&given).unwrap();
+    let (driver, _) = Driver::open(world.machine(ROOT), &given, Arc::new(Silent)).unwrap();
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    let look = |options: &Options| {
+        let found = Adoption::look(&world.machine(ROOT), options).unwrap();
+        (found.active, found.obstacles)
+    };
+    assert_eq!(look(&given), (true, vec![]));
+    let pool = world.dm_names().into_iter().find(|name| name.ends_with("-pool")).unwrap();
+    world.set_needs_check(&thinlayer_dm::DmName::new(&pool).unwrap()).unwrap();
+    let (active, found) = look(&given);
+    assert!(active && found.len() == 1 && found[0].contains("thin_check"), "{found:?}");
+    driver.stop().unwrap();
+    let (active, found) = look(&given);
+    assert!(!active && found.len() == 1 && found[0].contains("possibly damaged"), "{found:?}");
+    // As Docker leaves it: nothing says which pool it was.
+    world.delete_file("/root/thinlayer/pool.json").unwrap();
+    let (_, found) = look(&Options::parse(&["dm.thinpooldev=nobody"]).unwrap());
+    assert!(found.len() == 1 && found[0].contains("there is no thin pool nobody"), "{found:?}");
 }
 
 #[test]

@@ -128,6 +128,8 @@ fn a_pool_s_metadata_is_kept_for_the_root_that_had_it() {
             data_block: Bytes(65536),
             data_blocks: 16384,
             used_blocks,
+            metadata_blocks: 1024,
+            needs_check: false,
         })
     };
     // Behind an existing pool the data device shows whatever a layer has in its first block.
@@ -145,7 +147,14 @@ fn a_pool_s_metadata_is_kept_for_the_root_that_had_it() {
 /// A first start that was cut off leaves a pool that holds nothing.
 #[test]
 fn a_pool_that_was_never_used_is_taken() {
-    let empty = PoolFacts { transaction_id: 0, data_block: Bytes(65536), data_blocks: 16384, used_blocks: 0 };
+    let empty = PoolFacts {
+        transaction_id: 0,
+        data_block: Bytes(65536),
+        data_blocks: 16384,
+        used_blocks: 0,
+        metadata_blocks: 1024,
+        needs_check: false,
+    };
     let fake = world(same, signed(THIN_POOL));
     fake.add_superblock(METADATA, Superblock::Pool(empty));
     assert!(!check(&fake, true).unwrap().blank);

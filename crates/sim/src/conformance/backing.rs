@@ -136,9 +136,25 @@ fn under_a_table(b: &Bench<'_>) -> Outcome {
 
 fn read_only(b: &Bench<'_>) -> Outcome {
     let path = b.file("file", 4 * MIB, Allocation::Sparse)?;
-    let attachment = b.backing().attach(&path, AttachOptions { read_only: true })?;
+    let attachment = b.backing().attach(&path, AttachOptions::READ_ONLY)?;
     ensure!(b.backing().inspect(&attachment.node)?.read_only, "it can be written");
     ensure!(listed(b, "file")?.is_some_and(|l| l.read_only), "it is not listed as read-only");
+
+    // A device too, as far as is wanted.
+    let device = b.attached("device", 4 * MIB)?;
+    refused!(
+        b.backing().attach(&device.node, AttachOptions::default()),
+        ErrorKind::Invalid,
+        "a device for writing"
+    );
+    let limit = Some(Bytes(3 * MIB));
+    let upper = b.backing().attach(&device.node, AttachOptions { limit, ..AttachOptions::READ_ONLY })?;
+    let found = b.backing().inspect(&upper.node)?;
+    same!(
+        (upper.size, found.size, found.read_only),
+        (Bytes(3 * MIB), Bytes(3 * MIB), true),
+        "a part of a device"
+    );
     Ok(())
 }
 

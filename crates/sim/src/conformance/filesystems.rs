@@ -253,7 +253,7 @@ fn removal(b: &Bench<'_>) -> Outcome {
     b.unmount(&target)?;
     b.opened(&thin.name, 0)?;
     let file = b.file("read-only", 64 * MIB, thinlayer_provision::Allocation::Sparse)?;
-    let refused = b.backing().attach(&file, AttachOptions { read_only: true })?;
+    let refused = b.backing().attach(&file, AttachOptions::READ_ONLY)?;
     ensure!(b.mkfs_at(&refused.node, Kind::Ext4).is_err(), "mkfs wrote to a read-only loop device");
     Ok(())
 }

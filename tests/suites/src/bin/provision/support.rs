@@ -11,8 +11,8 @@ use thinlayer_dm::DeviceNumber;
 use thinlayer_provision::{AttachOptions, Attachment, Error, ErrorKind};
 
 pub(crate) const MIB: u64 = 1 << 20;
-pub(crate) const RW: AttachOptions = AttachOptions { read_only: false };
-pub(crate) const RO: AttachOptions = AttachOptions { read_only: true };
+pub(crate) const RW: AttachOptions = AttachOptions { read_only: false, limit: None };
+pub(crate) const RO: AttachOptions = AttachOptions::READ_ONLY;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) fn path(name: &str) -> Result<PathBuf> {

@@ -8,6 +8,7 @@ mod fixture;
 mod formats;
 mod looking;
 mod podman;
+mod untouched;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -26,6 +27,10 @@ fn main() -> ExitCode {
                 .thorough(),
             test("--read-only on a full disk", looking::full).deadline(minutes(4)).thorough(),
             test("--read-only on a damaged root", looking::damaged).deadline(minutes(4)),
+            test("--read-only on files that are longer than the pool, and damaged", untouched::long_files)
+                .deadline(minutes(4)),
+            test("--read-only on given devices, longer than the pool, and damaged", untouched::given_devices)
+                .deadline(minutes(4)),
             test("--read-only on a pool that is up", looking::given_pool).deadline(minutes(4)).thorough(),
             test("ext4: formats of old versions", || formats::old_formats("ext4"))
                 .deadline(minutes(4))

@@ -58,10 +58,13 @@ pub(crate) fn names_and_lock() -> Result<()> {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line)?;
     let start = Instant::now();
     let outcome = root.refused(&["--wait", "1", "create", "b"], 5);
+    let adopt = root.try_run(&["adopt"]);
     podman.kill()?;
     podman.wait()?;
     let said = outcome?;
     ensure!(said.contains("storage.lock") && said.contains("Podman"), "{said}");
+    let adopt = adopt?;
+    ensure!(adopt.status.code() == Some(1) && adopt.stdout_text().contains("storage.lock"), "{adopt:?}");
     ensure!(start.elapsed() < Duration::from_secs(30), "it waited for {:?}", start.elapsed());
     root.layer("b", Some("a"))?;
     root.check()?;
@@ -93,14 +96,30 @@ pub(crate) fn adopting() -> Result<()> {
         format!(r#"{{"open_transaction_id":{id},"device_hash":"b","device_id":{victim}}}"#),
     )?;
 
+    fs::create_dir(data.join("volumes"))?;
+    fs::write(data.join("volumes/metadata.db"), "")?;
     let before = contents(&data)?;
+    // As dockerd holds it.
+    let docker = fs::File::options().read(true).write(true).open(data.join("volumes/metadata.db"))?;
+    docker.lock()?;
+    let output = root.try_run(&["adopt"])?;
+    drop(docker);
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let said = output.stdout_text();
+    ensure!(said.contains("a running dockerd holds") && !said.contains("--yes"), "{said}");
     let found = root.json(&["adopt", "--from", data.to_str().context("no UTF-8")?])?;
     unchanged(&before, &contents(&data)?)?;
     ensure!(!devices()?.contains(&root.prefix("docker")?), "adopt brought the pool up");
     ensure!(found["layers"] == 2 && found["deferred"] == 1 && found["damaged"] == 1, "{found}");
     ensure!(found["family"] == "docker" && found["known"] == false && found["adopted"] == false, "{found}");
     let changes = found["changes"].to_string();
-    for part in ["layer b was interrupted", "quarantine", "blocks are given back", "pool.json"] {
+    for part in [
+        "layer b was interrupted",
+        "quarantine",
+        "blocks are given back",
+        "pool.json",
+        "thinlayer/metadata-reserve gets 4194304",
+    ] {
         ensure!(changes.contains(part), "{part} is not in {changes}");
     }
     ensure!(root.run(&["adopt"])?.contains("--yes"), "the text does not say how to go on");
@@ -112,7 +131,10 @@ pub(crate) fn adopting() -> Result<()> {
     ensure!(output.stdout_text().contains("cannot be opened"), "{output:?}");
     unchanged(&before, &contents(&data)?)?;
 
+    let reserve = root.path.join("thinlayer/metadata-reserve");
+    ensure!(!reserve.exists(), "a reserve before --yes");
     let done = root.json(&["adopt", "--yes"])?;
+    ensure!(fs::metadata(&reserve)?.len() == 4 << 20, "another reserve than was told");
     ensure!(done["adopted"] == true, "{done}");
     ensure!(root.list()? == ["a"], "ls shows {:?}", root.list()?);
     root.holds("a", "a")?;

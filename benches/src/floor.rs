@@ -17,7 +17,7 @@ use thinlayer_dm::{
 };
 use thinlayer_filesystem::{Filesystems, MakeOptions};
 use thinlayer_provision::loop_pool::{Sizes, ensure_pair};
-use thinlayer_thin::{Patience, Pool, PoolTable, SystemWait, ThinId};
+use thinlayer_thin::{DataBlocks, Patience, Pool, PoolTable, SystemWait, ThinId};
 
 use crate::cycle::{Contender, Step, Turn, WORDS};
 use crate::samples::Samples;
@@ -31,6 +31,15 @@ const FIRST: u32 = 100;
 /// How long a device that udev looks at is waited for, and how often it is tried.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// The driver's mount option for ext4.
+const MOUNTED: &str = "errors=remount-ro";
+
+/// The driver's mark: as much as it keeps free at its default threshold.
+fn low_water(table: &PoolTable) -> DataBlocks {
+    let free = 100 - u64::from(thinlayer_graphdriver::Extend::default().threshold);
+    DataBlocks(table.block_size.blocks_in(table.len).0 * free / 100)
+}
 
 /// A pool of its own.
 #[derive(Debug)]
@@ -52,7 +61,8 @@ impl Floor {
         let backing = thinlayer_provision::System::new();
         let pair = ensure_pair(&backing, root, sizes)?;
         let (data, metadata) = (&pair.data.attachment, &pair.metadata.attachment);
-        let table = PoolTable::new(metadata.number, data.number, data.size.to_sectors());
+        let mut table = PoolTable::new(metadata.number, data.number, data.size.to_sectors());
+        table.low_water = low_water(&table);
         let name = DmName::new("thinlayer-bench-floor")?;
         let pool = Pool::create(dm.clone(), &name, &table, Access::ReadWrite)?;
         drop(pair);
@@ -105,7 +115,7 @@ impl Floor {
     fn mounted<T>(&self, id: u32, node: &Path, work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         let target = self.mount_point(id);
         std::fs::create_dir_all(&target)?;
-        mount(Some(node), &target, Some("ext4"), MsFlags::empty(), None::<&str>)
+        mount(Some(node), &target, Some("ext4"), MsFlags::empty(), Some(MOUNTED))
             .with_context(|| format!("cannot mount {}", node.display()))?;
         let _unmounted = Unmounted(&target);
         work(&target)
@@ -186,7 +196,7 @@ impl Contender for Floor {
                     std::fs::create_dir_all(&target)?;
                 }
                 self.timed("mount", || {
-                    Ok(mount(Some(&node), &target, Some("ext4"), MsFlags::empty(), None::<&str>)?)
+                    Ok(mount(Some(&node), &target, Some("ext4"), MsFlags::empty(), Some(MOUNTED))?)
                 })?;
                 self.timed("open, write, close", || write(&target.join("rootfs/file")))
             }

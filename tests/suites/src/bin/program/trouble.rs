@@ -40,14 +40,14 @@ fn small_disk(bytes: u64) -> Result<(Mounted, LoopFile)> {
 /// Takes all the room there is.
 fn fill(folder: &Path) -> Result<PathBuf> {
     let file = folder.join("filler");
-    // First in large blocks, then what is left in small ones.
-    for block in ["1M", "4k"] {
+    // First in large blocks, then what is left in small ones, and then what removed files have left: that is free only when the journal says so.
+    for block in ["1M", "4k", "4k"] {
         let shell =
             format!("dd if=/dev/zero of={} bs={block} oflag=append conv=notrunc 2>/dev/null", file.display());
         let full = harness::try_run("sh", ["-c", &shell])?;
         ensure!(!full.status.success(), "the disk has no end");
+        harness::run("sync", ["-f", file.to_str().context("no UTF-8")?])?;
     }
-    harness::run("sync", ["-f", file.to_str().context("no UTF-8")?])?;
     Ok(file)
 }
 

@@ -119,7 +119,10 @@ pub(crate) fn active() -> Result<()> {
     fs::create_dir(&ghost_folder)?;
     let sectors = layer(&root, "b", "size")?.parse::<u64>()? / 512;
     let idle = layer(&root, "b", "device_name")?;
-    let table = |id: &str| format!("0 {sectors} thin /dev/mapper/{pool} {id}");
+    // By its number: without udev the pool has no node.
+    let words = ["info", "--columns", "--noheadings", "--separator", ":", "-o", "major,minor", &pool];
+    let number = dmsetup(&words)?;
+    let table = |id: &str| format!("0 {sectors} thin {} {id}", number.trim());
     dmsetup(&["create", &idle, "--table", &table(&layer(&root, "b", "device_id")?)])?;
     let ghost = format!("{}-ghost", idle.strip_suffix("-b").context("a device's name")?);
     dmsetup(&["create", &ghost, "--table", &table(&layer(&root, "a", "device_id")?)])?;

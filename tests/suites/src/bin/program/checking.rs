@@ -167,6 +167,7 @@ pub(crate) fn active() -> Result<()> {
     root.quiet(&["create", "c"])?;
     // A device that somebody has open is not taken away.
     dmsetup(&["create", &ghost, "--table", &table(&layer(&root, "a", "device_id")?)])?;
+    dmsetup(&["mknodes", &ghost])?;
     let open = fs::File::open(format!("/dev/mapper/{ghost}"))?;
     harness::wait_for_udev()?;
     expect(&report(&root, &["--repair"])?, &[("orphan-device", &*ghost)])?;

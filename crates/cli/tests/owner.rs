@@ -53,21 +53,23 @@ fn wait_for_line(child: &mut Child, part: &str) {
     assert!(lines.by_ref().map_while(Result::ok).any(|line| line.contains(part)), "no line with {part}");
 }
 
+/// A program that waits for the root, and gets a signal while it does.
+fn signalled(world: &World, words: &[&str], signal: Signal) -> Child {
+    let mut child = world.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_line(&mut child, "begin");
+    // The handlers are in place right after that line.
+    std::thread::sleep(Duration::from_millis(300));
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+    child
+}
+
 #[test]
 fn signals_end_a_command_that_waits() {
     let world = World::new();
     let _lock = held_by(&world, &json!({ "pid": 4711, "command": "create" }));
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
-        let mut child = world
-            .command(&["create", "x", "--wait", "60", "--log-level", "debug", NO_POOL])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        wait_for_line(&mut child, "begin");
-        // The handlers are in place right after that line.
-        std::thread::sleep(Duration::from_millis(300));
-        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let child =
+            signalled(&world, &["create", "x", "--wait", "60", "--log-level", "debug", NO_POOL], signal);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(output.stdout.is_empty());
@@ -79,16 +81,8 @@ fn signals_end_a_serve_that_waits() {
     let world = World::new();
     let _lock = held_by(&world, &json!({ "pid": 4711, "command": "create" }));
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
-        let mut child = world
-            .command(&["serve", "--wait", "3600", "--log-level", "debug", NO_POOL])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        wait_for_line(&mut child, "begin");
-        // The handlers are in place right after that line.
-        std::thread::sleep(Duration::from_millis(300));
-        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        let mut child =
+            signalled(&world, &["serve", "--wait", "3600", "--log-level", "debug", NO_POOL], signal);
         let end = Instant::now() + Duration::from_secs(30);
         while child.try_wait().unwrap().is_none() {
             if Instant::now() > end {

@@ -255,9 +255,11 @@ impl Running {
         Ok(Output { status, stdout: text(&mut self.stdout)?, stderr: text(&mut self.stderr)? })
     }
 
-    /// Sends a signal and waits for its end.
+    /// Sends a signal, unless it has ended already, and waits for its end.
     pub(crate) fn end_with(&mut self, signal: &str) -> Result<Output> {
-        self.signal(signal)?;
+        if !self.ended()? {
+            self.signal(signal)?;
+        }
         self.output()
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use harness::Output;
 use serde_json::Value;
 
 use crate::fixture::{PATIENCE, Root, Running};
@@ -53,18 +54,36 @@ fn within<T>(limit: Duration, what: &str, run: impl FnOnce() -> Result<T>) -> Re
     Ok(result)
 }
 
+/// Stops a create in its middle: the intent names the layer, so the root is open and the pool's lock was taken. False if it was through
+/// already. Larger than its parent, it mounts and grows, so there is time; looked at without a pause, as it is soon over all the same.
+fn stopped_on_the_way(root: &Root, create: &mut Running, id: &str) -> Result<bool> {
+    let begin = Instant::now();
+    let named = format!("\"{id}\"");
+    while !intent(root)?.contains(&named) {
+        ensure!(begin.elapsed() < PATIENCE && !create.ended()?, "create never began: {}", intent(root)?);
+    }
+    if create.ended()? {
+        return Ok(false);
+    }
+    create.signal("STOP")?;
+    Ok(!create.ended()?)
+}
+
 pub(crate) fn ls_beside_a_stopped_create() -> Result<()> {
     let root = Root::new("root", "ext4")?;
     root.quiet(&["create", "a"])?;
-    // Larger than its parent: it mounts and grows, and is surely not through when it is stopped.
-    let mut create = root.start(&["create", "--parent", "a", "--size", "1G", "b"])?;
-    // In the middle: the intent names the layer, so the root is open and the pool's lock was taken. Looked at without a pause, as it is soon over.
-    let begin = Instant::now();
-    while !intent(&root)?.contains("\"b\"") {
-        ensure!(begin.elapsed() < PATIENCE && !create.ended()?, "create never began: {}", intent(&root)?);
-    }
-    create.signal("STOP")?;
-    ensure!(!create.ended()?, "create was too quick");
+    let mut made = BTreeSet::from(["a".to_owned()]);
+    let (mut create, id) = loop {
+        let id = format!("b{}", made.len());
+        let mut create = root.start(&["create", "--parent", "a", "--size", "1G", &id])?;
+        if stopped_on_the_way(&root, &mut create, &id)? {
+            break (create, id);
+        }
+        // A busy machine can let the whole of create run before it lets this program send anything.
+        ensure!(create.output()?.status.success() && made.insert(id), "create failed");
+        ensure!(made.len() < 6, "create was too quick every time");
+    };
+    made.insert(id);
     ensure!(holder(&root) == Some(u64::from(create.pid())), "{:?} owns the root", holder(&root));
 
     let limit = Duration::from_secs(5);
@@ -80,7 +99,7 @@ pub(crate) fn ls_beside_a_stopped_create() -> Result<()> {
     create.signal("CONT")?;
     let output = create.output()?;
     ensure!(output.status.success(), "{output:?}");
-    ensure!(root.ids()?.iter().eq(["a", "b"]), "ls shows {:?}", root.ids()?);
+    ensure!(root.ids()? == made, "ls shows {:?}", root.ids()?);
     root.check()?;
     root.stop_and_check()
 }
@@ -139,24 +158,37 @@ pub(crate) fn killed_creates() -> Result<()> {
     Ok(())
 }
 
+/// Makes the layers and asks for their removal, with a signal as soon as the first is gone.
+fn terminated_on_the_way(root: &Root, ids: &[String]) -> Result<Output> {
+    for id in ids {
+        root.quiet(&["create", id])?;
+    }
+    let mut words = vec!["rm".to_owned()];
+    words.extend_from_slice(ids);
+    let mut rm = root.start(&words)?;
+    let first = root.path.join("metadata").join(&ids[0]);
+    while first.exists() {
+        // Its record goes before it ends, so only a record that is there after the end is a fault.
+        ensure!(!rm.ended()? || !first.exists(), "rm has ended and removed nothing");
+        std::thread::yield_now();
+    }
+    rm.end_with("TERM")
+}
+
 /// The signal that comes between two layers leaves the rest, and the code says so, with `serve` as without.
 pub(crate) fn terminated_rm(served: bool) -> Result<()> {
     let root = Root::new("root", "ext4")?;
     let mut serve = if served { Some(root.serve()?) } else { None };
-    // Enough that removing them takes longer than sending a signal.
     let ids: Vec<String> = (0..30).map(|n| format!("layer-{n:02}")).collect();
-    for id in &ids {
-        root.quiet(&["create", id])?;
-    }
-    let mut words = vec!["rm".to_owned()];
-    words.extend(ids.iter().cloned());
-    let mut rm = root.start(&words)?;
-    let first = root.path.join("metadata").join(&ids[0]);
-    while first.exists() {
-        ensure!(!rm.ended()?, "rm has ended and removed nothing");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let output = rm.end_with("TERM")?;
+    // A busy machine can let the whole of rm run before it lets this program send anything: such a round shows nothing, and is made again.
+    let mut rounds = 0;
+    let output = loop {
+        let output = terminated_on_the_way(&root, &ids)?;
+        rounds += 1;
+        if !(output.status.success() && root.ids()?.is_empty()) || rounds == 5 {
+            break output;
+        }
+    };
     let left: BTreeSet<String> = root.ids()?;
     let said = output.stderr_text();
     ensure!(output.status.code() == Some(143), "{output:?}");

@@ -9,9 +9,9 @@ use crate::reserve::Reservation;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
-use thinlayer_dm::{Access, Bytes, Removal, Removed, Suspend};
+use thinlayer_dm::{Access, Bytes, DmName, Removal, Removed, Slot, Suspend};
 use thinlayer_store::{LayerId, Record};
-use thinlayer_thin::{Patience, Pool, ThinDevice, ThinId, Wait};
+use thinlayer_thin::{BackingDevice, Patience, Pool, ThinDevice, ThinId, ThinTable, Wait};
 
 /// How often a device is activated again while its pool may be suspended, and the pause between.
 const SUSPENDED_TRIES: u32 = 10;
@@ -239,6 +239,29 @@ impl Driver {
             self.active.forget(id);
         }
         Ok(removed)
+    }
+
+    /// A device of somebody else's that stands on a record's thin device. The kernel refuses to delete such a one; nothing keeps its blocks from being
+    /// discarded through another.
+    pub(crate) fn held_elsewhere(&self, record: &Record) -> Result<Option<DmName>> {
+        let thin = thin_id(record)?;
+        for listed in self.machine.dm.devices()? {
+            if self.names.layer_of(listed.name.as_str()).is_some() {
+                continue;
+            }
+            let table = match self.machine.dm.table((&listed.name).into(), Slot::Live) {
+                Ok((_, table)) => table,
+                Err(error) if error.kind() == thinlayer_dm::Kind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let on_it = |table: ThinTable| {
+                table.pool == BackingDevice::Number(self.pool.number()) && table.id == thin
+            };
+            if table.first().and_then(|target| ThinTable::from_target(target).ok()).is_some_and(on_it) {
+                return Ok(Some(listed.name));
+            }
+        }
+        Ok(None)
     }
 
     /// Removes a device that must not stay after a failure.

@@ -7,10 +7,11 @@ mod rest;
 mod snapshot;
 
 pub(crate) use kernel::{mounted_layers, stray_folders};
+pub(crate) use metadata::was_made_for;
 pub(crate) use report::Mend;
 pub use report::{CheckFinding, CheckReport, Outcome, Reading, Repair};
 pub(crate) use rest::at_rest;
-pub(crate) use snapshot::{Held, held, release};
+pub(crate) use snapshot::{Held, creations, held, release};
 
 use crate::condition::Condition;
 use crate::driver::Driver;
@@ -157,10 +158,16 @@ fn recorded(
         Held::Nobody => match snapshot::take(machine, pool) {
             Ok(metadata) => Some((metadata, context)),
             Err(error) => {
-                let damaged = error.kind() == crate::Kind::NeedsCheck;
-                report.hopeless |= damaged;
-                let kind = if damaged { "metadata-damage" } else { "metadata-unread" };
-                report.found(kind, pool.name(), format!("{error}; {}", context.advice));
+                if error.kind() == crate::Kind::NeedsCheck {
+                    report.hopeless = true;
+                    report.found("metadata-damage", pool.name(), format!("{error}; {}", context.advice));
+                } else {
+                    report.found(
+                        "metadata-unread",
+                        pool.name(),
+                        format!("the pool's metadata was not read: {error}; check again when that is over"),
+                    );
+                }
                 None
             }
         },

@@ -1,6 +1,7 @@
 //! What a crash left open is finished or undone, by what store and pool say (section 2.5 of the specification, corrected).
 
 use crate::active::as_thin_id;
+use crate::check::{creations, was_made_for};
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
 use std::time::Duration;
@@ -27,6 +28,7 @@ impl Recoverer<'_> {
             Recovery::Clean => return Ok(notices),
             recovery @ Recovery::PoolAhead { .. } => {
                 notices.push(Notice::warning(format!("pool {}: {recovery}", driver.pool.name())));
+                self.prove_removals(&mut notices)?;
                 return Ok(notices);
             }
             recovery @ Recovery::TooFarAhead { .. } => {
@@ -44,6 +46,40 @@ impl Recoverer<'_> {
         }
         driver.store.finish_recovery(pool_id.0)?;
         Ok(notices)
+    }
+
+    /// The records may be an old copy. The thin id of a layer that is removed in it may be a later layer's by now: where the pool's metadata does not say that it
+    /// is still the removed one's, the record goes to quarantine before its device is deleted.
+    fn prove_removals(&self, notices: &mut Vec<Notice>) -> Result<()> {
+        let driver = self.driver;
+        let removed = driver.store.pending_deletion();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let made = creations(&driver.machine, &driver.pool);
+        for (id, record) in removed {
+            let why = match &made {
+                Ok(made) => match made.get(&record.device_id.get()) {
+                    Some(made) if !was_made_for(&record, *made) => {
+                        format!(
+                            "its thin device {} was made in transaction {made}, for another layer",
+                            record.device_id
+                        )
+                    }
+                    _ => continue,
+                },
+                Err(error) => format!(
+                    "whether thin device {} is still its own cannot be told: {error}",
+                    record.device_id
+                ),
+            };
+            let path = driver.store.set_aside_without_device(&id)?;
+            notices.push(Notice::warning(format!(
+                "removed layer {id} is of older records than the pool, and {why}; its record is now {}",
+                path.display()
+            )));
+        }
+        Ok(())
     }
 
     /// The pool's transaction id, from the pool itself.

@@ -173,6 +173,14 @@ impl Driver {
         if let Some(device) = self.active.get(id) {
             self.see_whether_closed(id, device)?;
         }
+        if let Some(holder) = self.held_elsewhere(&record)? {
+            return Err(Error::Busy {
+                what: format!("thin device {}", record.device_id),
+                why: format!(
+                    "{holder}, which is not this root's, stands on it, so its blocks are kept; `dmsetup remove {holder}` ends that"
+                ),
+            });
+        }
         if self.options.discards() && !stop.is_stopped() {
             // Only a courtesy to the host: deleting the device frees the pool's blocks in any case.
             match self.discard_layer(id, &record, &reserved) {

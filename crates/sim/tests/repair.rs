@@ -3,12 +3,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use thinlayer_dm::{DmName, Sectors};
+use thinlayer_dm::{Access, Bytes, DmName, Removal, Sectors};
 use thinlayer_graphdriver::{
     CheckReport, CreateRequest, Driver, LayerId, Machine, Options, Outcome, Reading, Silent, Unmount, View,
     repair,
 };
 use thinlayer_sim::World;
+use thinlayer_store::DeviceId;
+use thinlayer_thin::{Patience, Pool, ThinId};
 
 const ROOT: &str = "/root";
 
@@ -28,9 +30,12 @@ fn look(world: &World) -> CheckReport {
     View::open(&world.machine(ROOT)).unwrap().0.check_owned(&options()).unwrap()
 }
 
+fn pool_name(machine: &Machine) -> DmName {
+    DmName::new(format!("docker-8:1-{}-pool", machine.root.inode)).unwrap()
+}
+
 fn message(machine: &Machine, text: &str) {
-    let name = DmName::new(format!("docker-8:1-{}-pool", machine.root.inode)).unwrap();
-    machine.dm.message((&name).into(), Sectors(0), text).unwrap();
+    machine.dm.message((&pool_name(machine)).into(), Sectors(0), text).unwrap();
 }
 
 fn kinds(report: &CheckReport) -> Vec<&str> {
@@ -113,7 +118,7 @@ fn a_metadata_snapshot_is_released_by_whose_it_is() {
         assert_eq!(kinds(&driver.repair().unwrap()), ["foreign-metadata-snapshot"], "{text}");
     }
     // And one that is killed later.
-    let pool = thinlayer_thin::Pool::open(machine.dm.clone(), &name).unwrap().unwrap();
+    let pool = Pool::open(machine.dm.clone(), &name).unwrap().unwrap();
     let state = pool.status(thinlayer_dm::Flush::No).unwrap();
     let root = state.running().unwrap().held_metadata_root.unwrap().0;
     let text = format!(r#"{{"pool":"{name}","root":{root}}}"#);
@@ -133,21 +138,21 @@ fn a_metadata_snapshot_is_released_by_whose_it_is() {
     assert!(world.machine(ROOT).disk.read(note).is_err(), "the note stays");
 }
 
-/// Somebody has put an old copy of the records back. Whatever is done then, no later layer is lost.
-#[test]
-fn layers_that_an_old_copy_of_the_records_does_not_know_are_kept() {
-    let world = World::new(1);
-    let driver = open(&world);
+/// A root whose records are an old copy, put back when layer `later` was there. In it layer `gone` is removed, and still in the pool. Says which thin device
+/// `later` has.
+fn with_old_records(world: &World, change: impl Fn(String, DeviceId) -> String) -> DeviceId {
+    let driver = open(world);
     for layer in ["a", "gone"] {
         driver.create(&id(layer), &CreateRequest::empty()).unwrap();
     }
     let machine = world.machine(ROOT);
-    // With a removed layer whose blocks are still in the pool.
     driver.remove(&id("gone")).unwrap();
     assert_eq!(driver.deferred(), 1);
     let folder = Path::new("metadata");
     let names = machine.disk.list(folder).unwrap().into_iter().map(|entry| folder.join(entry.name));
     let copy: Vec<_> = names.map(|path| (machine.disk.read(&path).unwrap(), path)).collect();
+    // By then it is gone.
+    driver.work_off().unwrap();
     driver.create(&id("later"), &CreateRequest::empty()).unwrap();
     driver.get(&id("later"), None).unwrap();
     world.write_file("/root/mnt/later/rootfs/file", b"dear").unwrap();
@@ -157,20 +162,92 @@ fn layers_that_an_old_copy_of_the_records_does_not_know_are_kept() {
     drop(driver);
     machine.disk.remove(Path::new("metadata/later")).unwrap();
     for (text, path) in copy {
-        machine.disk.write(&path, &text).unwrap();
+        let text = change(String::from_utf8(text).unwrap(), device_id);
+        machine.disk.write(&path, text.as_bytes()).unwrap();
     }
+    device_id
+}
 
+/// The next commands, and then the layer that was made last is there with all that is in it.
+fn nothing_later_is_lost(world: &World, device_id: DeviceId) {
     for _ in 0..2 {
         let (_, driver) = repair(world.machine(ROOT), &options(), Arc::new(Silent)).unwrap();
         let driver = driver.unwrap();
         driver.create(&LayerId::opaque().unwrap(), &CreateRequest::empty()).unwrap();
         driver.stop().unwrap();
     }
-    let driver = open(&world);
+    let driver = open(world);
     let recovered = id(&format!("recovered-{device_id}"));
     driver.get(&recovered, None).unwrap();
     let file = format!("/root/mnt/{recovered}/rootfs/file");
     assert_eq!(world.read_file(file).unwrap().as_deref(), Some(&b"dear"[..]));
+}
+
+/// The note that makes a metadata snapshot this root's has no room: the check says so, and looks at all else.
+#[test]
+fn a_check_on_a_full_disk_says_what_it_has_not_read() {
+    let world = World::new(1);
+    let driver = open(&world);
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    world.set_host_free(Bytes(0));
+    let report = driver.check().unwrap();
+    assert_eq!(kinds(&report), ["metadata-unread"], "{report:#?}");
+    assert!(!report.findings[0].text.contains("thin_repair"), "{:?}", report.findings);
+    assert_eq!((report.records, report.thin_devices), (2, None));
+    world.set_host_free(Bytes(1 << 30));
+    assert_eq!(kinds(&driver.check().unwrap()), Vec::<&str>::new());
+}
+
+/// Somebody has put an old copy of the records back. Whatever is done then, no later layer is lost.
+#[test]
+fn layers_that_an_old_copy_of_the_records_does_not_know_are_kept() {
+    let world = World::new(1);
+    let device_id = with_old_records(&world, |text, _| text);
+    nothing_later_is_lost(&world, device_id);
+}
+
+/// A removed layer's thin id may be a later layer's by now.
+#[test]
+fn a_removed_layer_of_an_old_copy_of_the_records_costs_no_later_layer_its_device() {
+    let world = World::new(1);
+    let device_id = with_old_records(&world, |text, device_id| {
+        let Ok(mut record) = serde_json::from_str::<serde_json::Value>(&text) else { return text };
+        if record["deleted"] == true {
+            record["device_id"] = device_id.get().into();
+        }
+        record.to_string()
+    });
+    nothing_later_is_lost(&world, device_id);
+    let set_aside = world.machine(ROOT).disk.list(Path::new("thinlayer/quarantine/without-device")).unwrap();
+    assert_eq!(set_aside.len(), 1, "{set_aside:?}");
+}
+
+/// An operator who rescues something has a thin device active under a name of his own. What is removed meanwhile keeps its blocks until he is done.
+#[test]
+fn a_removed_layer_that_is_active_under_another_name_keeps_its_blocks() {
+    let world = World::new(1);
+    let driver = open(&world);
+    driver.create(&id("a"), &CreateRequest::empty()).unwrap();
+    driver.get(&id("a"), None).unwrap();
+    world.write_file("/root/mnt/a/rootfs/file", b"dear").unwrap();
+    driver.put(&id("a"), Unmount::Now).unwrap();
+    let machine = world.machine(ROOT);
+    let pool = Pool::open(machine.dm.clone(), &pool_name(&machine)).unwrap().unwrap();
+    let record = driver.inspect(&id("a")).unwrap().record;
+    let name = DmName::new("rescue").unwrap();
+    let thin = ThinId::new(record.device_id.get()).unwrap();
+    let len = Bytes(record.size_bytes).to_sectors();
+    let rescue = pool.activate(&name, thin, len, Access::ReadWrite).unwrap();
+    let used = || format!("{:?}", pool.thin_status(&rescue).unwrap());
+    let before = used();
+
+    driver.remove(&id("a")).unwrap();
+    driver.work_off().unwrap();
+    assert_eq!((driver.deferred(), used()), (1, before));
+    pool.deactivate(&rescue, Removal::Now, Patience::none()).unwrap();
+    driver.work_off().unwrap();
+    assert_eq!(driver.deferred(), 0);
+    assert_eq!(kinds(&driver.check().unwrap()), Vec::<&str>::new());
 }
 
 /// Without a single record there is nothing to compare with.

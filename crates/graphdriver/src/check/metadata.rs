@@ -119,6 +119,13 @@ fn damage(report: &mut CheckReport, metadata: &Metadata, what: &str, context: &C
     report.found("metadata-damage", metadata.device(), format!("{what}; {}", context.advice));
 }
 
+/// May a thin device that was made in this transaction be the record's?
+///
+/// It is made before the transaction id moves on, so it has the id before its record's; some old records have the same.
+pub(crate) fn was_made_for(record: &Record, made: u64) -> bool {
+    made <= record.transaction_id && record.transaction_id <= made.saturating_add(1)
+}
+
 /// A record and its device.
 fn one(
     metadata: &Metadata,
@@ -128,12 +135,9 @@ fn one(
     context: &Context,
     report: &mut CheckReport,
 ) {
-    // A device is made before the transaction id moves on, so it has the id before its record's; some old records have the same.
     let made = details.transaction_id.0;
     let after = made > record.transaction_id;
-    if (after || made.saturating_add(1) < record.transaction_id)
-        && !context.in_flight.contains(&record.device_id.get())
-    {
+    if !was_made_for(record, made) && !context.in_flight.contains(&record.device_id.get()) {
         report.found(
             "wrong-transaction",
             id,

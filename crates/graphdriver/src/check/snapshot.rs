@@ -1,8 +1,9 @@
 //! The metadata of an active pool is read through a metadata snapshot, which the pool has one of and does not say whose. A note on disk says that it is ours.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::Machine;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use thinlayer_dm::Flush;
@@ -71,6 +72,23 @@ pub(crate) fn take(machine: &Machine, pool: &Pool) -> Result<HeldMetadata> {
         forget(disk);
     }
     Ok(taken?)
+}
+
+/// In which transaction each thin device of the pool was made. The caller owns the root, and nobody else holds a metadata snapshot.
+pub(crate) fn creations(machine: &Machine, pool: &Pool) -> Result<BTreeMap<u32, u64>> {
+    if let Held::Ours(root) | Held::Foreign(root) = held(&*machine.disk, pool)? {
+        return Err(Error::Busy {
+            what: format!("the metadata of pool {}", pool.name()),
+            why: format!("a metadata snapshot is held at block {}", root.0),
+        });
+    }
+    let metadata = take(machine, pool)?;
+    let read: std::result::Result<_, _> = metadata
+        .devices()
+        .map(|device| device.map(|device| (device.id.get(), device.transaction_id.0)))
+        .collect();
+    done(machine, metadata)?;
+    Ok(read.map_err(thinlayer_thin::Error::from)?)
 }
 
 /// Releases the metadata snapshot.

@@ -13,7 +13,7 @@ use crate::size::human_size;
 use crate::transaction::Origin;
 use thinlayer_dm::{Bytes, Flush};
 use thinlayer_filesystem::{Detected, Kind, MakeOptions};
-use thinlayer_store::{ErrorKind, Extra, LayerId, Record};
+use thinlayer_store::{DeviceSet, ErrorKind, Extra, LayerId, Record};
 use thinlayer_thin::ThinDevice;
 
 /// `dm.fs`, else xfs where it can be made and mounted, else ext4.
@@ -40,23 +40,36 @@ pub(crate) fn choose_filesystem(
     }
 }
 
+/// What a pool that is this root's has shown of its base.
+#[derive(Debug, Default)]
+pub(crate) struct Verified {
+    /// The base's file system was not grown to its device, although the record says so.
+    pub(crate) short: bool,
+    /// What was not known of the base before, to be saved.
+    pub(crate) device_set: Option<DeviceSet>,
+}
+
 impl Driver {
     /// Sees that the pool is this root's, by its base, before anything is changed in either. `proven`: its backing files say so.
-    /// `true`: the base's file system was not grown to its device, although the record says so.
     ///
     /// # Errors
     /// [`crate::Kind::Invalid`] if it is another root's.
-    pub(crate) fn verify_base(&self, proven: bool, known: &Known, notices: &mut Vec<Notice>) -> Result<bool> {
+    pub(crate) fn verify_base(
+        &self,
+        proven: bool,
+        known: &Known,
+        notices: &mut Vec<Notice>,
+    ) -> Result<Verified> {
         let base = LayerId::base();
         let reserved = self.reservations.reserve(&base, self.deadlines.layer)?;
         match self.store.lookup(&base) {
             Ok(record) if record.initialized => self.compare_base(&record, proven, known, &reserved, notices),
-            Ok(_) => Ok(false),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Ok(_) => Ok(Verified::default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Verified::default()),
             // No layer that is there needs it. Without its record only the backing files tell whose pool this is.
             Err(error) if self.owns_pool && !self.direct_lvm && self.options.is_on_own_files() => {
                 notices.push(Notice::warning(format!("layers without a parent cannot be made: {error}")));
-                Ok(false)
+                Ok(Verified::default())
             }
             Err(error) => Err(error.into()),
         }
@@ -232,7 +245,7 @@ impl Driver {
         known: &Known,
         reserved: &Reservation,
         notices: &mut Vec<Notice>,
-    ) -> Result<bool> {
+    ) -> Result<Verified> {
         let mut set = self.store.device_set();
         if let (Some(wanted), Some(has)) = (self.options.filesystem, kind_named(&set.base_filesystem))
             && wanted != has
@@ -241,7 +254,7 @@ impl Driver {
                 .push(Notice::warning(format!("dm.fs={wanted} is ignored: the base of this root is {has}")));
         }
         if proven && !set.base_uuid.is_empty() && !set.base_filesystem.is_empty() {
-            return Ok(false);
+            return Ok(Verified::default());
         }
         let base = LayerId::base();
         let device = self.activate(&base, record, reserved).map_err(|error| match &error {
@@ -281,14 +294,12 @@ impl Driver {
                 self.other_pool(&format!("its base device has UUID {uuid}, and this root's has {wanted}"))
             );
         }
-        if set.base_uuid != uuid || set.base_filesystem.is_empty() {
-            set.base_uuid = uuid;
-            if set.base_filesystem.is_empty() {
-                kind.as_str().clone_into(&mut set.base_filesystem);
-            }
-            self.store.save_device_set(&set)?;
+        let is_news = set.base_uuid != uuid || set.base_filesystem.is_empty();
+        set.base_uuid = uuid;
+        if set.base_filesystem.is_empty() {
+            kind.as_str().clone_into(&mut set.base_filesystem);
         }
-        Ok(short)
+        Ok(Verified { short, device_set: is_news.then_some(set) })
     }
 
     fn other_pool(&self, why: &str) -> Error {

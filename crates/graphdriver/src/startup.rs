@@ -1,7 +1,7 @@
 //! Start-up: the pool comes up, what a crash left open is settled, the base is there (section 2 of the specification).
 
 use crate::active::Active;
-use crate::base::choose_filesystem;
+use crate::base::{Verified, choose_filesystem};
 use crate::check::{Held, held, mounted_layers, release, stray_folders};
 use crate::driver::{Driver, Notice};
 use crate::error::{Error, Result};
@@ -58,11 +58,8 @@ impl Driver {
             PRIVATE,
             thinlayer_filesystem::Owner::default(),
         )?;
-        let (store, findings) = Store::open(machine.disk.clone(), Mode::ReadWrite)?;
-        for finding in findings {
-            let notice = if finding.is_problem() { Notice::warning } else { Notice::info };
-            notices.push(notice(finding.to_string()));
-        }
+        // Nothing in it is put in order before the pool has proven to be this root's.
+        let (store, _) = Store::open(machine.disk.clone(), Mode::ReadOnly)?;
         // A first start that cannot make the base's file system makes nothing at all.
         if store.lookup(&LayerId::base()).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
             choose_filesystem(&machine, options, &mut Vec::new())?;
@@ -107,7 +104,7 @@ impl Driver {
         let mounted: Vec<LayerId> = mounted_layers(&machine, &names)?.into_keys().collect();
         let uses = Uses::load(machine.runtime.clone(), &mounted, true);
         sweep_temporary_mounts(&machine)?;
-        let driver = Self {
+        let mut driver = Self {
             options: options.clone(),
             deadlines: machine.deadlines,
             progress,
@@ -130,11 +127,16 @@ impl Driver {
             machine,
         };
         if let Err(error) = driver.ensure_sound() {
+            driver.store = for_writing(&driver.machine, notices)?;
             // It can be looked at and taken down.
             notices.push(Notice::warning(error.to_string()));
             return Ok(driver);
         }
-        let short = driver.verify_base(proven, known, notices)?;
+        let Verified { short, device_set } = driver.verify_base(proven, known, notices)?;
+        driver.store = for_writing(&driver.machine, notices)?;
+        if let Some(set) = device_set {
+            driver.store.save_device_set(&set)?;
+        }
         if larger && let Err(error) = driver.take_in_larger_data(notices) {
             notices.push(Notice::warning(format!(
                 "the pool could not be grown to the size of what is below its data, the next start tries again: {error}"
@@ -183,6 +185,16 @@ impl Driver {
     pub(crate) fn step<'a>(&'a self, what: &'a str) -> Step<'a> {
         Step::begin(&*self.progress, what)
     }
+}
+
+/// The store, with all in it put in order that a killed owner or Docker left.
+fn for_writing(machine: &Machine, notices: &mut Vec<Notice>) -> Result<Store> {
+    let (store, findings) = Store::open(machine.disk.clone(), Mode::ReadWrite)?;
+    for finding in findings {
+        let notice = if finding.is_problem() { Notice::warning } else { Notice::info };
+        notices.push(notice(finding.to_string()));
+    }
+    Ok(store)
 }
 
 /// Temporary mounts of an owner that was killed while it grew a file system.

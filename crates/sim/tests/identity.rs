@@ -221,3 +221,39 @@ fn a_wrong_and_larger_device_does_the_pool_no_harm() {
     other.stop().unwrap();
     works(&world, &GIVEN);
 }
+
+/// What a start puts in order in the store, it leaves alone on the way to a pool that is not this root's.
+#[test]
+fn records_stay_as_they_are_until_the_pool_has_proven_itself() {
+    const GIVEN: [&str; 2] = ["dm.datadev=/dev/data", "dm.metadatadev=/dev/meta"];
+    let world = root(&GIVEN);
+    let disk = world.machine(ROOT).disk;
+    let record = disk.read(Path::new("metadata/a")).unwrap();
+    let mut removed: serde_json::Value = serde_json::from_slice(&record).unwrap();
+    removed["deleted"] = true.into();
+    removed["device_id"] = 70.into();
+    disk.write(Path::new("metadata/removed"), removed.to_string().as_bytes()).unwrap();
+    disk.write(Path::new("metadata/damaged"), b"{").unwrap();
+    disk.make_folder(Path::new("devicemapper")).unwrap();
+    disk.write(Path::new("devicemapper/json"), br#"{"Devices":{}}"#).unwrap();
+    let found = || {
+        let folders = ["metadata", "devicemapper", "thinlayer", "thinlayer/quarantine"];
+        let mut found = Vec::new();
+        for folder in folders.map(Path::new) {
+            for entry in disk.list(folder).unwrap_or_default() {
+                let path = folder.join(entry.name);
+                let text = disk.read(&path).unwrap_or_default();
+                found.push((String::from_utf8_lossy(&text).trim_end().to_owned(), path));
+            }
+        }
+        found
+    };
+    let before = found();
+    // The base is not on it.
+    world.add_block_device("/dev/larger", Bytes(6 << 30), None);
+    let error = open(&world, &["dm.datadev=/dev/larger", "dm.metadatadev=/dev/meta"]).map(drop).unwrap_err();
+    assert!(error.to_string().contains("is not the pool of root"), "{error}");
+    assert_eq!(before, found());
+    works(&world, &GIVEN);
+    assert!(found().iter().any(|(_, path)| path.ends_with("json.migrated")), "{:?}", found());
+}

@@ -352,6 +352,9 @@ impl Driver {
         if self.pool.status(Flush::No)?.health() != Health::Trouble(Trouble::OutOfMetadata) {
             return Ok(false);
         }
+        if let Ground::Volume(volume) = self.site().ground(Side::Metadata) {
+            return self.relieve_volume(&volume);
+        }
         let grown = self.extend(self.deadlines.layer).unwrap_or_else(|error| {
             tracing::warn!(%error, "the pool is out of metadata and cannot grow; its reserve is taken");
             None
@@ -384,6 +387,30 @@ impl Driver {
             tracing::warn!(pool = %self.pool.name(), "it was out of metadata space and got the reserve, so that layers can be removed; make room on the host file system");
         }
         Ok(spent)
+    }
+
+    /// LVM is asked also where dmeventd watches the pool, or where nothing is to grow by itself: that has not been enough.
+    fn relieve_volume(&self, volume: &PoolVolume) -> Result<bool> {
+        let reserved = self.reserve_pool(self.deadlines.layer)?;
+        let (programs, pool, deadline) = (self.machine.programs.clone(), volume.clone(), self.deadlines.lvm);
+        let what = || format!("giving more metadata to pool {}", self.pool.name());
+        let grown = within(&*self.machine.clock, what, deadline * 7, &reserved, move || {
+            Ok(lvm::relieve(&*programs, &pool, deadline)?)
+        });
+        match grown {
+            Ok(grown) => {
+                tracing::warn!(pool = %self.pool.name(), metadata = %human_size(grown.now.metadata), "it was out of metadata space and LVM gave it more, so that layers can be removed; give its volume group more room");
+                Ok(grown.changed())
+            }
+            Err(error) => {
+                let why = Blocked::Volume(error.to_string());
+                // Said once: the removal is tried again and again.
+                if self.volume_blocked.write().replace(why.clone()) != Some(why) {
+                    tracing::warn!(%error, "the pool is out of metadata space, and LVM has no more for it");
+                }
+                Ok(false)
+            }
+        }
     }
 
     /// Makes the reserve where the metadata is a file. A host without room is no failure: what is there now works without it.

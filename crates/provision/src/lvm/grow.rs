@@ -7,6 +7,8 @@ use crate::error::{Error, Result};
 use std::time::Duration;
 use thinlayer_dm::Bytes;
 
+const SECTOR: u64 = 512;
+
 /// What [`grow`] made of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grown {
@@ -71,6 +73,43 @@ pub fn grow(
     Ok(Grown { before, now })
 }
 
+/// Gives more metadata to a pool that has run out of it, so that something can be removed again: a fifth more out of its volume group, else
+/// what the group's spare metadata volume takes.
+///
+/// LVM keeps that spare for a repair, as large as the metadata; it makes it again with the next extension of metadata that finds the room.
+/// A crash between its removal and the extension leaves its room in the group, for the next call. At most seven programs are run.
+///
+/// # Errors
+/// As [`grow`]; [`crate::ErrorKind::NoSpace`] if the group is full and has no spare.
+pub fn relieve(programs: &dyn Programs, pool: &PoolVolume, deadline: Duration) -> Result<Grown> {
+    let found = || look(programs, pool, deadline)?.ok_or_else(|| unknown(pool));
+    let before = found()?;
+    let to = |more: u64| Bytes(before.metadata.0.saturating_add(more.max(1)));
+    let metadata = |size| extend(programs, pool, "--poolmetadatasize", size, "metadata", deadline);
+    match metadata(to(before.metadata.0 / 5)) {
+        Err(full @ Error::GroupFull { .. }) => {
+            let Some((spare, size)) = spare(programs, pool.group(), deadline)? else { return Err(full) };
+            must(programs, "lvremove", &["--yes", &format!("{}/{spare}", pool.group())], deadline)?;
+            metadata(to(size.0))?;
+        }
+        other => other?,
+    }
+    Ok(Grown { now: found()?, before })
+}
+
+/// A group's spare metadata volume, by name and size.
+fn spare(programs: &dyn Programs, group: &str, deadline: Duration) -> Result<Option<(String, Bytes)>> {
+    let select = format!("vg_name=\"{group}\"");
+    for row in report(programs, "lvs", &["lv_name", "lv_size"], Some(&select), deadline)? {
+        // Volumes that LVM made for itself stand in brackets.
+        let name = row.text("lv_name").trim_matches(['[', ']']);
+        if name.ends_with("_pmspare") {
+            return Ok(Some((name.to_owned(), row.bytes("lv_size")?)));
+        }
+    }
+    Ok(None)
+}
+
 fn unknown(pool: &PoolVolume) -> Error {
     Error::System {
         action: "grow",
@@ -88,7 +127,8 @@ fn extend(
     side: &str,
     deadline: Duration,
 ) -> Result<()> {
-    let wanted = format!("{}b", size.0);
+    // LVM takes whole sectors only, and rounds up to whole extents by itself.
+    let wanted = format!("{}b", size.0.next_multiple_of(SECTOR));
     let failed = match must(programs, "lvextend", &["--yes", option, &wanted, &pool.to_string()], deadline) {
         Ok(_) => return Ok(()),
         Err(failed) => failed,
@@ -141,6 +181,8 @@ mod tests {
         fn run(&self, program: &str, arguments: &[&str], _: Duration) -> Result<Finished> {
             if program == "lvextend" {
                 self.asked.lock().unwrap().push(arguments.join(" "));
+            } else if program == "lvremove" {
+                self.asked.lock().unwrap().push(format!("remove {}", arguments.join(" ")));
             }
             Ok(self.answers.lock().unwrap().pop_front().unwrap())
         }
@@ -171,15 +213,15 @@ mod tests {
     }
 
     #[test]
-    fn metadata_grows_first_and_sizes_are_totals() {
-        let programs = played([pool(100, 10), left(110), done(), done(), pool(208, 24)]);
+    fn metadata_grows_first_and_sizes_are_totals_in_whole_sectors() {
+        let programs = played([pool(100, 10), left(910), done(), done(), pool(1024, 512)]);
         let grown =
-            grow(&programs, &PoolVolume::docker(), Some(Bytes(200)), Some(Bytes(20)), DEADLINE).unwrap();
-        assert!(grown.changed() && grown.now.data == Bytes(208));
+            grow(&programs, &PoolVolume::docker(), Some(Bytes(1000)), Some(Bytes(20)), DEADLINE).unwrap();
+        assert!(grown.changed() && grown.now.data == Bytes(1024));
         let asked = programs.asked.into_inner().unwrap();
         assert_eq!(
             asked,
-            ["--yes --poolmetadatasize 20b docker/thinpool", "--yes --size 200b docker/thinpool"]
+            ["--yes --poolmetadatasize 512b docker/thinpool", "--yes --size 1024b docker/thinpool"]
         );
     }
 
@@ -213,6 +255,47 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().contains("99 bytes free"), "{error}");
         assert!(programs.asked.into_inner().unwrap().is_empty());
+    }
+
+    fn refused() -> Finished {
+        let stderr = "  Insufficient free space: 1 extents needed, but only 0 available\n".into();
+        Finished { code: Some(5), stdout: String::new(), stderr }
+    }
+
+    fn volumes(names: &[&str]) -> Finished {
+        let rows: Vec<_> =
+            names.iter().map(|name| format!(r#"{{"lv_name":"{name}","lv_size":"50"}}"#)).collect();
+        let stdout = format!(r#"{{"report":[{{"lv":[{}]}}]}}"#, rows.join(","));
+        Finished { code: Some(0), stdout, stderr: String::new() }
+    }
+
+    #[test]
+    fn a_pool_out_of_metadata_gets_what_the_group_has() {
+        let programs = played([pool(100, 50), done(), pool(100, 60)]);
+        assert!(relieve(&programs, &PoolVolume::docker(), DEADLINE).unwrap().changed());
+        let asked = programs.asked.into_inner().unwrap();
+        assert_eq!(asked, ["--yes --poolmetadatasize 512b docker/thinpool"]);
+    }
+
+    #[test]
+    fn a_full_group_gives_its_spare() {
+        let group = volumes(&["filler", "[lvol0_pmspare]", "thinpool"]);
+        let programs = played([pool(100, 50), refused(), left(0), group, done(), done(), pool(100, 100)]);
+        assert!(relieve(&programs, &PoolVolume::docker(), DEADLINE).unwrap().changed());
+        let asked = programs.asked.into_inner().unwrap();
+        assert_eq!(
+            asked,
+            [
+                "--yes --poolmetadatasize 512b docker/thinpool",
+                "remove --yes docker/lvol0_pmspare",
+                "--yes --poolmetadatasize 512b docker/thinpool"
+            ]
+        );
+        // Without one nothing is removed.
+        let programs = played([pool(100, 50), refused(), left(0), volumes(&["filler", "thinpool"])]);
+        let error = relieve(&programs, &PoolVolume::docker(), DEADLINE).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        assert_eq!(programs.asked.into_inner().unwrap().len(), 1);
     }
 
     #[test]

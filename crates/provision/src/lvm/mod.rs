@@ -2,7 +2,7 @@
 //!
 //! - [`Programs`] is the door: programs that are run with a deadline. [`Installed`] are those of this machine.
 //! - [`set_up`] makes the pool `docker/thinpool` as Docker's driver does, and goes on where it was interrupted.
-//! - [`PoolVolume`] names a pool; [`look`] is what LVM knows of it, [`activate`] makes it a device, [`grow`] extends it.
+//! - [`PoolVolume`] names a pool; [`look`] is what LVM knows of it, [`activate`] makes it a device, [`grow`] extends it, [`relieve`] finds metadata for a removal.
 //!
 //! LVM owns its pools: their tables are its own, and nothing here loads one. Whoever moves a pool's transaction id, as a graph driver
 //! does, must find LVM's own idea of it at 0 and no thin volumes of LVM's in the pool ([`PoolFacts::check_shared`]): only then LVM leaves
@@ -20,7 +20,7 @@ mod report;
 mod setup;
 
 pub use config::{CONFIG_FILE, SetupConfig};
-pub use grow::{Grown, free, grow};
+pub use grow::{Grown, free, grow, relieve};
 pub use journal::{JOURNAL_FILE, RootFiles};
 pub use pool::{DOCKER_GROUP, DOCKER_POOL, PoolFacts, PoolVolume, activate, is_lvm, look, look_by_device};
 pub use programs::{Finished, Installed, NotInstalled, Programs};

@@ -2,11 +2,14 @@
 //! nothing that was synced is lost.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use harness::{eventually, run};
 use serde_json::Value;
+use thinlayer_dm::{Control, DmName, Flush};
+use thinlayer_thin::{Health, Pool, ThinId, Trouble};
 
 use crate::disk::Disk;
 use crate::fixture::{Root, Serve};
@@ -101,6 +104,80 @@ impl Brim {
 fn fill_group() -> Result<()> {
     let words = ["--yes", "--wipesignatures", "n", "--extents", "100%FREE", "--name", "filler", "docker"];
     run("lvcreate", words).map(drop)
+}
+
+/// Thin ids far from the driver's.
+fn foreign(number: u32) -> Result<ThinId> {
+    ThinId::new(100_000 + number).context("no thin id")
+}
+
+/// Makes empty thin devices, each of which takes metadata, until there is no more. How many.
+fn use_metadata(pool: &Pool) -> Result<u32> {
+    for number in 0..4000 {
+        let made = pool.create_thin(foreign(number)?);
+        if pool.status(Flush::No)?.health() == Health::Trouble(Trouble::OutOfMetadata) {
+            return Ok(number + 1);
+        }
+        made?;
+    }
+    anyhow::bail!("4000 thin devices are not enough: {}", pool.status(Flush::No)?)
+}
+
+fn has_spare() -> Result<bool> {
+    Ok(run("lvs", ["--all", "--noheadings", "-o", "lv_name", "docker"])?.stdout_text().contains("_pmspare"))
+}
+
+/// Full metadata in a full group: LVM's spare lets layers be removed.
+pub(crate) fn metadata() -> Result<()> {
+    let mut brim = Brim::new(400 * MIB, 40)?;
+    brim.root.quiet(&["create", "kept"])?;
+    let kept = brim.mounted(&["kept"])?;
+    all_done(&Writers::start(&kept, 0, 2).join(WRITING)?)?;
+    brim.given_back(&["kept"])?;
+    fill_group()?;
+    ensure!(has_spare()?, "LVM made no spare");
+    let before = brim.total("metadata")?;
+    let pool = Pool::open(Arc::new(Control::open()?), &DmName::new("docker-thinpool")?)?;
+    let pool = pool.context("the pool is not active")?;
+    let made = use_metadata(&pool)?;
+    println!("out of metadata after {made} devices: {}", pool.status(Flush::No)?);
+    let full = brim.until("metadata to be called full", |status| status["condition"] == "out-of-metadata")?;
+    ensure!(full["trouble"].as_str().is_some_and(|text| text.contains("vgextend")), "{full}");
+    let said = brim.root.refused(&["create", "more"], 6)?;
+    ensure!(said.contains("metadata") && has_spare()?, "{said}");
+    ensure!(brim.total("metadata")? == before, "it grew in a full group");
+
+    brim.root.quiet(&["rm", "victim"])?;
+    ensure!(!brim.root.ids()?.contains("victim"), "the victim is still there");
+    // The worker comes for its blocks behind the answer.
+    let relieved = brim.until("the metadata to get the spare", |status| {
+        status["metadata"]["total"].as_u64().is_some_and(|total| total > before)
+    });
+    if let Err(error) = relieved {
+        let log = brim.serve.running.end_with("TERM")?.stderr_text();
+        return Err(error.context(format!("serve's log:\n{log}")));
+    }
+    ensure!(!has_spare()?, "it grew by something else");
+    brim.until("the victim's blocks to come back", |status| status["deferred"] == 0)?;
+    nobody_hangs()?;
+
+    // With room again all goes on, and LVM has its spare back.
+    run("lvremove", ["--yes", "docker/filler"])?;
+    for number in 0..made {
+        // The last one may not have been made.
+        match pool.delete(foreign(number)?) {
+            Err(error) if number + 1 < made => return Err(error.into()),
+            _ => {}
+        }
+    }
+    brim.root.quiet(&["create", "after"])?;
+    brim.root.quiet(&["pool", "grow", "--metadata", "+4M"])?;
+    ensure!(has_spare()?, "LVM made no spare again");
+    let kept = brim.mounted(&["kept"])?;
+    verify(&kept, &[2])?;
+    brim.given_back(&["kept"])?;
+    brim.root.check()?;
+    brim.root.quiet(&["stop"])
 }
 
 fn acknowledged(written: &[Written]) -> Vec<usize> {

@@ -63,6 +63,9 @@ fn main() -> ExitCode {
             test("a pool whose group is full fails its four writers and recovers", brim::cannot_grow)
                 .deadline(minutes(15))
                 .thorough(),
+            test("full metadata in a full group: LVM's spare lets layers be removed", brim::metadata)
+                .deadline(minutes(10))
+                .thorough(),
             test("a pool in which LVM counts is refused", given::counted_pools_are_refused)
                 .deadline(minutes(10))
                 .thorough(),

@@ -14,7 +14,7 @@ use thinlayer_thin::metadata::writer::seal;
 use crate::fixture::Root;
 
 /// A root with the layers `a`, `b` on it and `c`, each with a file; the pool is active.
-fn made(name: &str) -> Result<Root> {
+pub(crate) fn made(name: &str) -> Result<Root> {
     let root = Root::new(name, "ext4")?;
     root.quiet(&["create", "a"])?;
     write(&root, "a")?;
@@ -30,12 +30,12 @@ fn write(root: &Root, id: &str) -> Result<()> {
     root.quiet(&["umount", id])
 }
 
-fn dmsetup(words: &[&str]) -> Result<String> {
+pub(crate) fn dmsetup(words: &[&str]) -> Result<String> {
     Ok(harness::run("dmsetup", words)?.stdout_text())
 }
 
 /// The report; the exit code is as the findings say.
-fn report(root: &Root, words: &[&str]) -> Result<Value> {
+pub(crate) fn report(root: &Root, words: &[&str]) -> Result<Value> {
     let words: Vec<&str> = ["--json", "check"].into_iter().chain(words.iter().copied()).collect();
     let output = root.try_run(&words)?;
     let report: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
@@ -55,7 +55,7 @@ fn found(report: &Value) -> Result<BTreeSet<(String, String)>> {
     Ok(findings.map(|finding| (text(&finding["kind"]), text(&finding["subject"]))).collect())
 }
 
-fn expect(report: &Value, expected: &[(&str, &str)]) -> Result<()> {
+pub(crate) fn expect(report: &Value, expected: &[(&str, &str)]) -> Result<()> {
     let expected: BTreeSet<(String, String)> =
         expected.iter().map(|(kind, subject)| ((*kind).to_owned(), (*subject).to_owned())).collect();
     let found = found(report)?;
@@ -64,19 +64,19 @@ fn expect(report: &Value, expected: &[(&str, &str)]) -> Result<()> {
 }
 
 /// Nothing is found, and the pool's metadata was read, in this way.
-fn clean(root: &Root, metadata: &str) -> Result<Value> {
+pub(crate) fn clean(root: &Root, metadata: &str) -> Result<Value> {
     let report = report(root, &[])?;
     expect(&report, &[])?;
     ensure!(report["metadata"] == metadata, "{report:#}");
     Ok(report)
 }
 
-fn pool(root: &Root) -> Result<String> {
+pub(crate) fn pool(root: &Root) -> Result<String> {
     let status = root.json(&["status"])?;
     Ok(status["pool_name"].as_str().context("no pool name")?.to_owned())
 }
 
-fn layer(root: &Root, id: &str, key: &str) -> Result<String> {
+pub(crate) fn layer(root: &Root, id: &str, key: &str) -> Result<String> {
     let facts = root.json(&["inspect", id])?;
     Ok(facts[key].as_str().map_or_else(|| facts[key].to_string(), str::to_owned))
 }
@@ -96,7 +96,7 @@ fn metadata_file(root: &Root) -> PathBuf {
     root.path.join("devicemapper/metadata")
 }
 
-fn outcomes(report: &Value, outcome: &str, at_least: usize) -> Result<()> {
+pub(crate) fn outcomes(report: &Value, outcome: &str, at_least: usize) -> Result<()> {
     let repairs = list(report, "repairs")?;
     ensure!(
         repairs.len() >= at_least && repairs.iter().all(|repair| repair["outcome"] == outcome),
@@ -326,6 +326,18 @@ pub(crate) fn damage() -> Result<()> {
     file.write_all_at(&image, 0)?;
     refused("metadata-damage", &["data blocks ", "given away while in use", &check_it])?;
 
+    // Counts that are too high lose room, and no more. The higher bit comes first: four blocks with one owner each get two.
+    let bitmap_at = usize::try_from(bitmap)? * 4096;
+    let single = whole[counts..bitmap_at + 4096].iter().position(|byte| *byte == 0b1010_1010);
+    let mut image = whole.clone();
+    image[counts + single.context("no four blocks with one owner each")?] = 0b0101_0101;
+    seal(&mut image, MetaBlocks(bitmap), BlockKind::Bitmap);
+    file.write_all_at(&image, 0)?;
+    let leaking = report(&root, &[])?;
+    let finding = list(&leaking, "findings")?.first().with_context(|| format!("{leaking:#}"))?;
+    ensure!(finding["kind"] == "metadata-leak" && finding["mend"].is_null(), "{leaking:#}");
+    ensure!(finding["text"].as_str().is_some_and(|text| text.contains(&check_it)), "{leaking:#}");
+
     // The kernel's own mark.
     let mut image = whole.clone();
     image[4] |= 1;
@@ -347,6 +359,32 @@ pub(crate) fn damage() -> Result<()> {
     fs::rename(&away, &path)?;
     clean(&root, "offline")?;
     root.quiet(&["create", "d"])?;
+    root.stop_and_check()
+}
+
+/// The pool is up, and what the kernel has not read yet is damaged below it.
+pub(crate) fn damaged_while_active() -> Result<()> {
+    let root = made("root")?;
+    let pool = pool(&root)?;
+    clean(&root, "snapshot")?;
+    let path = metadata_file(&root);
+    let image = fs::read(&path)?;
+    let number = |at: usize| -> Result<u64> { Ok(u64::from_le_bytes(image[at..at + 8].try_into()?)) };
+    // The root of all mappings, which only a new mapping writes again.
+    let at = number(320)? * 4096 + 40;
+    let byte = image[usize::try_from(at)?];
+    let file = fs::OpenOptions::new().write(true).open(&path)?;
+    file.write_all_at(&[byte ^ 0x10], at)?;
+    for words in [&[][..], &["--repair"]] {
+        let report = report(&root, words)?;
+        let finding = list(&report, "findings")?.first().with_context(|| format!("{report:#}"))?;
+        ensure!(finding["kind"] == "metadata-damage" && finding["mend"].is_null(), "{report:#}");
+        ensure!(finding["text"].as_str().is_some_and(|text| text.contains("thin_check")), "{report:#}");
+        ensure!(list(&report, "repairs")?.is_empty(), "{report:#}");
+        ensure!(held(&pool)? == "-", "the metadata snapshot is left");
+    }
+    file.write_all_at(&[byte], at)?;
+    clean(&root, "snapshot")?;
     root.stop_and_check()
 }
 

@@ -1,5 +1,6 @@
 //! The program on the real kernel: a root's whole life by hand and through `serve`, and what goes wrong on the way.
 
+mod by_hand;
 mod checking;
 mod fixture;
 mod life;
@@ -73,6 +74,15 @@ fn main() -> ExitCode {
                 checking::damage,
             )
             .deadline(minutes(4)),
+            test(
+                "check names damage below an active pool, and --repair leaves it alone",
+                checking::damaged_while_active,
+            )
+            .deadline(minutes(4)),
+            test("check finds devices and mounts that somebody changed by hand", by_hand::devices)
+                .deadline(minutes(4)),
+            test("a growth that was cut off is found at rest, and --repair finishes it", by_hand::growth)
+                .deadline(minutes(4)),
             test("a killed check's metadata snapshot is released, and nobody else's", checking::killed),
             test(
                 "check and --repair work through serve, and a pending removal is no finding",

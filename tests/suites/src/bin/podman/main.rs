@@ -1,6 +1,7 @@
 //! Podman with the `devicemapper` driver of containers/storage and thinlayer on the same graph, one after the other.
 
 mod engine;
+mod killed;
 mod story;
 
 #[path = "../docker/found.rs"]
@@ -32,6 +33,16 @@ fn main() -> ExitCode {
             test("ext4: a graph of Podman's on LVM goes to thinlayer and back", story::on_lvm)
                 .deadline(minutes(25))
                 .thorough(),
+            test("ext4: Podman is killed at any moment, and its graph stays whole", || {
+                killed::at_any_moment("ext4")
+            })
+            .deadline(minutes(25))
+            .thorough(),
+            test("xfs: Podman is killed at any moment, and its graph stays whole", || {
+                killed::at_any_moment("xfs")
+            })
+            .deadline(minutes(25))
+            .thorough(),
         ],
     )
     .main()

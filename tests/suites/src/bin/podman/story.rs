@@ -18,15 +18,15 @@ use crate::found::{Leak, records, rows};
 const LIBRARY: &str = "Library Version";
 
 /// The graph, and what is known of it from Podman alone.
-struct Graph {
-    podman: Podman,
-    root: Root,
+pub(crate) struct Graph {
+    pub(crate) podman: Podman,
+    pub(crate) root: Root,
     /// Layers and what Podman exported of them.
     trees: BTreeMap<String, Tree>,
     one: String,
     long: String,
     /// The process of the container that runs.
-    running: u32,
+    pub(crate) running: u32,
     /// "Data Space Used" when there was nothing but the base.
     empty: String,
 }
@@ -74,7 +74,7 @@ pub(crate) fn on_lvm() -> Result<()> {
 
 impl Graph {
     /// Two images, a container that ran, one that runs, one that never ran, and one that is removed while something is in it.
-    fn made_by_podman(podman: Podman, root: Root) -> Result<(Self, Leak)> {
+    pub(crate) fn made_by_podman(podman: Podman, root: Root) -> Result<(Self, Leak)> {
         let tar = image_tar(&scratch_dir()?)?;
         let empty = podman.rows()?["Data Space Used"].clone();
         podman.run(&["import".as_ref(), tar.as_os_str(), "lower".as_ref()])?;
@@ -125,9 +125,7 @@ impl Graph {
         self.trees[&long]
             .same(&Tree::read(Path::new(path))?, "Podman's export and the killed container's layer")?;
         root.quiet(&["umount", &long])?;
-        for (id, expected) in &self.trees {
-            self.mounted(id, |tree| expected.same(tree, &format!("Podman's export and layer {id}")))?;
-        }
+        self.all_trees_are_whole()?;
         root.check()?;
         let records = records(&root.path)?;
         ensure!(records.len() == layers.len() + 1, "the removed layer's record is still there: {records:?}");
@@ -140,6 +138,13 @@ impl Graph {
         root.quiet(&["rm", "gone"])?;
         root.check()?;
         root.quiet(&["stop"])
+    }
+
+    /// Every layer holds what Podman exported of it.
+    pub(crate) fn all_trees_are_whole(&self) -> Result<()> {
+        self.trees.iter().try_for_each(|(id, expected)| {
+            self.mounted(id, |tree| expected.same(tree, &format!("Podman's export and layer {id}")))
+        })
     }
 
     /// An image's id, out of Podman's list.
@@ -163,7 +168,7 @@ impl Graph {
     }
 
     /// Its containers run, its images are whole.
-    fn back_to_podman(&self) -> Result<()> {
+    pub(crate) fn back_to_podman(&self) -> Result<()> {
         let podman = &self.podman;
         let said = podman.run(&["start", "-a", &self.one])?;
         ensure!(said == "hello", "the container says {said:?}");

@@ -21,6 +21,8 @@ impl<'a> Breakable<'a> {
         let sectors = run("blockdev", [Path::new("--getsz"), bench.device()])?.stdout_text();
         let device = Self { bench, sectors };
         run("dmsetup", ["create", NAME, "--table", &device.well()])?;
+        // Without udev the device has no node.
+        run("dmsetup", ["mknodes", NAME])?;
         Ok(device)
     }
 

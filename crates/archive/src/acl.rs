@@ -25,7 +25,7 @@ const ENTRY: usize = 8;
 pub(crate) enum Fault {
     #[error("an entry is not TAG:NAME:PERMISSIONS")]
     Shape,
-    #[error("a user or group has no number: write the archive with numeric owners")]
+    #[error("a user or group has no number")]
     NoNumber,
     #[error("permissions are not of r, w, x and -")]
     Permissions,

@@ -79,6 +79,8 @@ pub struct Entry {
     pub xattrs: Vec<Xattr>,
     /// Names of extended attributes that a directory of the lower layers has and this one has not (this crate's own record).
     pub removed_xattrs: Vec<Vec<u8>>,
+    /// ACLs that the stream gives with names of users or groups and without their numbers, which are not known here: the attributes' names.
+    pub acls_by_name: Vec<Vec<u8>>,
     /// Where the data belongs if the file has holes; in order, without overlap, within `size`.
     pub sparse: Option<Vec<Extent>>,
 }
@@ -98,6 +100,7 @@ impl Entry {
             device: (0, 0),
             xattrs: Vec::new(),
             removed_xattrs: Vec::new(),
+            acls_by_name: Vec::new(),
             sparse: None,
         }
     }

@@ -24,6 +24,7 @@ pub(crate) struct Extended {
     pub(crate) mtime: Option<Timestamp>,
     pub(crate) xattrs: Vec<Xattr>,
     pub(crate) removed_xattrs: Vec<Vec<u8>>,
+    pub(crate) acls_by_name: Vec<Vec<u8>>,
     pub(crate) sparse: Option<Sparse>,
     /// GNU's own long names, which come in entries of their own.
     pub(crate) long_path: Option<Vec<u8>>,

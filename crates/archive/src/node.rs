@@ -208,6 +208,13 @@ impl Applying<'_> {
                 Err(errno) => return Err(fault(name, errno)),
             }
         }
+        for name in &entry.acls_by_name {
+            if self.options.all_xattrs {
+                let why = "its ACL has names of users or groups, and not their numbers";
+                return Err(Error::new(ErrorKind::Unsupported, ACTION, why));
+            }
+            self.skip_xattr(&entry.path, name);
+        }
         for xattr in &entry.xattrs {
             let name = c_name(&xattr.name)?;
             let mapped = map_acl(&self.options.ids, &xattr.name, &xattr.value)?;

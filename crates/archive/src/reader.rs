@@ -271,6 +271,7 @@ impl<R: Read> Reader<R> {
         };
         entry.xattrs = extended.xattrs;
         entry.removed_xattrs = extended.removed_xattrs;
+        entry.acls_by_name = extended.acls_by_name;
         match entry.kind {
             EntryKind::CharDevice | EntryKind::BlockDevice => entry.device = device(header)?,
             EntryKind::Regular => self.size(header, flag, &mut entry, extended.size, extended.sparse)?,

@@ -44,13 +44,23 @@ fn fewer(runs: Vec<Extent>, most: usize) -> Vec<Extent> {
     let mut holes: Vec<u64> = runs.windows(2).map(|pair| hole(&pair[0], &pair[1])).collect();
     // So many holes stay between the runs.
     let kept = most - 1;
-    let (_, smallest, _) = holes.select_nth_unstable_by(kept, |one, other| other.cmp(one));
+    let (larger, smallest, _) = holes.select_nth_unstable_by(kept, |one, other| other.cmp(one));
     let smallest = *smallest;
+    // Of holes that are as large as the first one to go, some stay.
+    let mut equal = larger.iter().filter(|hole| **hole == smallest).count();
     let mut joined: Vec<Extent> = Vec::with_capacity(most);
     for run in runs {
-        match joined.last_mut() {
-            Some(last) if hole(last, &run) <= smallest => last.length = run.offset + run.length - last.offset,
-            _ => joined.push(run),
+        let Some(last) = joined.last_mut() else {
+            joined.push(run);
+            continue;
+        };
+        let hole = hole(last, &run);
+        let stays = hole > smallest || (hole == smallest && equal > 0);
+        if stays {
+            equal -= usize::from(hole == smallest);
+            joined.push(run);
+        } else {
+            last.length = run.offset + run.length - last.offset;
         }
     }
     joined
@@ -88,5 +98,7 @@ mod tests {
         assert_eq!(fewer(runs.clone(), 5), runs);
         assert_eq!(fewer(runs.clone(), 3), [run(0, 3), run(10, 4), run(30, 1)]);
         assert_eq!(fewer(runs, 2), [run(0, 14), run(30, 1)]);
+        let even: Vec<_> = (0..10).map(|number| run(number * 4, 1)).collect();
+        assert_eq!(fewer(even, 3), [run(0, 1), run(4, 1), run(8, 29)]);
     }
 }

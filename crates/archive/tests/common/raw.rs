@@ -1,5 +1,8 @@
 //! Builds tar streams byte by byte, without the crate's own writer: also such as no program writes.
 
+#![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, reason = "writing to memory does not fail")]
+
 /// A header block that can be made wrong.
 #[derive(Clone)]
 pub(crate) struct Block(pub(crate) [u8; 512]);

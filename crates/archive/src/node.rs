@@ -136,7 +136,9 @@ impl Applying<'_> {
         write_data(&file, entry, stream)?;
         let node = Node::Open(file.as_fd());
         let set = |errno| failed("its metadata cannot be set", errno);
-        fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1))).map_err(set)?;
+        if at.folder.gives_owner != Some(owner) {
+            fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1))).map_err(set)?;
+        }
         self.attributes(node, at, entry, true)?;
         fchmod(&file, Mode::from_bits_truncate(entry.mode)).map_err(set)?;
         futimens(&file, &times(entry.mtime), &times(entry.mtime)).map_err(set)

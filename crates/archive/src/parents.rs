@@ -8,7 +8,7 @@ use crate::tree::{Id, Tree, metadata_of, resolved};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
-use nix::unistd::{Gid, Uid, fchownat};
+use nix::unistd::{Gid, Uid, fchownat, getegid, geteuid};
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -24,6 +24,8 @@ pub(crate) struct Folder {
     pub(crate) id: Id,
     /// New files in it get an ACL that the stream does not tell of.
     pub(crate) gives_acl: bool,
+    /// The owner and group of new files in it, where that does not depend on the mount's options.
+    pub(crate) gives_owner: Option<(u32, u32)>,
 }
 
 impl Folder {
@@ -124,13 +126,16 @@ fn open(tree: &Tree, path: &[u8]) -> nix::Result<Folder> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let path = if path.is_empty() { b"." } else { path };
     let fd = resolved(tree.root(), path, OpenHow::new().flags(flags).resolve(resolve))?;
-    let id = metadata_of(fd.as_fd())?.id;
+    let metadata = metadata_of(fd.as_fd())?;
     let gives_acl = match Node::Named(fd.as_fd(), b".").get(c"system.posix_acl_default") {
         Ok(_) => true,
         Err(Errno::ENODATA | Errno::EOPNOTSUPP) => false,
         Err(errno) => return Err(errno),
     };
-    Ok(Folder { fd, id, gives_acl })
+    // A new file's group is the process's or the folder's.
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let gives_owner = (metadata.gid == gid).then_some((uid, gid));
+    Ok(Folder { fd, id: metadata.id, gives_acl, gives_owner })
 }
 
 /// Takes away what a new file got from its folder's default ACL.

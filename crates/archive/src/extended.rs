@@ -89,9 +89,11 @@ impl Extended {
             b"RHT.security.selinux" => self.xattr(b"security.selinux".to_vec(), value.to_vec())?,
             b"SCHILY.acl.access" | b"SCHILY.acl.default" => {
                 let attribute = if key.ends_with(b"access") { acl::ACCESS } else { acl::DEFAULT };
-                let value =
-                    acl::from_text(value).map_err(|fault| malformed(format!("in an ACL, {fault}")))?;
-                self.xattr(attribute.to_vec(), value)?;
+                match acl::from_text(value) {
+                    Ok(value) => self.xattr(attribute.to_vec(), value)?,
+                    Err(acl::Fault::NoNumber) => self.acls_by_name.push(attribute.to_vec()),
+                    Err(fault) => return Err(malformed(format!("in an ACL, {fault}"))),
+                }
             }
             _ => return self.prefixed(key, value),
         }

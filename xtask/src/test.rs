@@ -13,6 +13,7 @@ use harness::protocol::{Outcome, PlannedTest, SuiteDescription, TestDescription,
 
 use crate::command;
 use crate::guest::Configuration;
+use crate::install::{self, Need};
 use crate::kernel::Line;
 use crate::qemu::{Accel, Init};
 use crate::report::{Count, TestLines, junit};
@@ -117,8 +118,18 @@ fn all(arguments: &Arguments, extra: &[(String, String)], factor: u64) -> Result
     Ok(if red.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// Programs whose answers the tests on this machine compare with.
+const ORACLES: &[Need] = &[
+    Need { present: || install::program("bsdtar"), package: "libarchive-tools" },
+    Need { present: || install::program("gzip"), package: "gzip" },
+    Need { present: || install::program("python3"), package: "python3" },
+    Need { present: || install::program("tar"), package: "tar" },
+    Need { present: || install::program("zstd"), package: "zstd" },
+];
+
 /// The unprivileged tests, all of them even if some are red.
 fn host(arguments: &Arguments, red: &mut Vec<String>) -> Result<Count> {
+    install::ensure(ORACLES)?;
     let mut cargo = command::cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]);
     // What runs in the VM only.

@@ -1,0 +1,8 @@
+//! Images as the tools of the field lay them out, built here by code, and read back.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's")]
+
+mod archives;
+mod layouts;
+mod support;
+mod writing;

@@ -4,5 +4,6 @@
 
 mod archives;
 mod layouts;
+mod records;
 mod support;
 mod writing;

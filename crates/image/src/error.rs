@@ -97,12 +97,22 @@ pub enum Error {
         /// Why not.
         why: String,
     },
-    /// The source has no such image.
-    #[error("there is no image '{name}': there are {}", listed(available))]
+    /// The source has no such image or container.
+    #[error("there is no '{name}': there are {}", listed(available))]
     NoSuchImage {
         /// What was asked for.
         name: String,
         /// What there is.
+        available: Vec<String>,
+    },
+    /// A data root without an image store of that driver's.
+    #[error("{} has no image store of Docker's for storage driver {driver}: {}; is it Docker's data root?", root.display(), stores(available))]
+    NoImageStore {
+        /// The data root.
+        root: PathBuf,
+        /// The storage driver.
+        driver: String,
+        /// The drivers that it has one for.
         available: Vec<String>,
     },
     /// The image was not made for this platform.
@@ -207,7 +217,9 @@ impl Error {
             | Self::DamagedRecord { .. } => ErrorKind::Damaged,
             Self::TooLarge { .. } => ErrorKind::TooLarge,
             Self::Unsupported { .. } | Self::NotAnImage { .. } => ErrorKind::Unsupported,
-            Self::NoSuchImage { .. } | Self::NoSuchPlatform { .. } => ErrorKind::NotFound,
+            Self::NoSuchImage { .. } | Self::NoSuchPlatform { .. } | Self::NoImageStore { .. } => {
+                ErrorKind::NotFound
+            }
             Self::Changed { .. } => ErrorKind::Changed,
             Self::InvalidName { .. } | Self::Invalid { .. } => ErrorKind::Invalid,
             Self::NoSpace { .. } => ErrorKind::NoSpace,
@@ -271,6 +283,14 @@ fn named(digest: &Option<Digest>) -> String {
 
 fn counted(expected: &u64, found: &u64) -> String {
     if found > expected { "more".to_owned() } else { found.to_string() }
+}
+
+fn stores(available: &[String]) -> String {
+    if available.is_empty() {
+        "there is none at all".to_owned()
+    } else {
+        format!("there is one for {}", listed(available))
+    }
 }
 
 fn listed<T: ToString>(available: &[T]) -> String {

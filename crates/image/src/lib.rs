@@ -3,6 +3,7 @@
 mod compression;
 mod config;
 mod digest;
+mod docker;
 mod documents;
 mod error;
 mod folder;
@@ -22,6 +23,7 @@ mod write;
 pub use compression::{Compression, Decompressed};
 pub use config::{Addition, new_config};
 pub use digest::{Digest, Hasher, VerifyingReader, chain_ids};
+pub use docker::{DockerContainer, DockerFinding, DockerImage, DockerLayer, DockerStore, Listed};
 pub use error::{Error, ErrorKind, Result};
 pub use image::{Image, StoredManifest};
 pub use layer::{Layer, LayerStream};

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: a failure here is the test's")]
 
 mod archives;
+mod docker;
 mod layouts;
 mod records;
 mod support;

@@ -4,6 +4,7 @@
 
 mod archives;
 mod docker;
+mod hostile;
 mod layouts;
 mod records;
 mod support;

@@ -5,7 +5,9 @@
 mod archives;
 mod docker;
 mod hostile;
+mod hostile_archives;
 mod layouts;
+mod programs;
 mod records;
 mod support;
 mod writing;

@@ -33,7 +33,7 @@ struct Frame {
     old_names: Names,
     new_names: Names,
     merge: Merge,
-    /// Taken from the lists, and not yet dealt with.
+    /// Taken from the lists; the next to be told of.
     next: Option<(CString, Side)>,
     /// Directories to go into, the next one last, and whether the old tree has them, too.
     waiting: Vec<(CString, bool)>,

@@ -75,7 +75,7 @@ impl Recoverer<'_> {
             };
             let path = driver.store.set_aside_without_device(&id)?;
             notices.push(Notice::warning(format!(
-                "removed layer {id} is of older records than the pool, and {why}; its record is now {}",
+                "removed layer {id} is of older records than the pool, and {why}; its record is now {}; `check --repair` makes a layer of a thin device that no record names",
                 path.display()
             )));
         }

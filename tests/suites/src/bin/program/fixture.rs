@@ -241,6 +241,18 @@ impl Running {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Does one of its threads wait for a disk (state D)? `Err`: the states of its threads.
+    pub(crate) fn waits_for_a_disk(&self) -> Result<Result<(), String>> {
+        let mut states = String::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            // A thread may end meanwhile.
+            let Ok(stat) = std::fs::read_to_string(task?.path().join("stat")) else { continue };
+            // The name before the state may have spaces and brackets in it.
+            states.extend(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()));
+        }
+        Ok(if states.contains('D') { Ok(()) } else { Err(format!("its threads are in {states}")) })
+    }
+
     /// Waits for its end.
     pub(crate) fn output(&mut self) -> Result<Output> {
         let what = format!("process {} to end", self.pid());

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod checking;
+mod disk;
 mod fixture;
 mod life;
 mod many;
@@ -46,11 +47,11 @@ fn main() -> ExitCode {
             test("ls and status answer while serve is stopped", many::ls_beside_a_stopped_serve),
             test("a killed create leaves the state before or after", many::killed_creates)
                 .deadline(minutes(6)),
-            test("rm goes on after SIGTERM only to the next layer", || many::terminated_rm(false))
-                .deadline(minutes(4)),
-            test("through serve rm goes on after SIGTERM only to the next layer", || {
-                many::terminated_rm(true)
-            })
+            test("rm goes on after SIGTERM only to the next layer", many::terminated_rm).deadline(minutes(4)),
+            test(
+                "through serve rm goes on after SIGTERM only to the next layer",
+                many::terminated_rm_through_serve,
+            )
             .deadline(minutes(4)),
             test("a full disk loses nothing", trouble::full_disk).deadline(minutes(4)),
             test("a disk that is full from the start", trouble::disk_full_from_the_start),

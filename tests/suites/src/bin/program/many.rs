@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use harness::Output;
+use anyhow::{Result, bail, ensure};
+use harness::{Output, eventually};
 use serde_json::Value;
 
-use crate::fixture::{PATIENCE, Root, Running};
+use crate::disk::{Frozen, small_disk};
+use crate::fixture::{PATIENCE, Root, Running, options};
 
 fn ten(root: &Root) -> Result<()> {
     let ids: Vec<String> = (0..10).map(|n| format!("layer-{n}")).collect();
@@ -158,51 +159,83 @@ pub(crate) fn killed_creates() -> Result<()> {
     Ok(())
 }
 
-/// Makes the layers and asks for their removal, with a signal as soon as the first is gone.
-fn terminated_on_the_way(root: &Root, ids: &[String]) -> Result<Output> {
-    for id in ids {
-        root.quiet(&["create", id])?;
+/// The signal that comes between two layers leaves the rest, and the code says so.
+pub(crate) fn terminated_rm() -> Result<()> {
+    let root = Root::new("root", "ext4")?;
+    let ids = layers(30);
+    // A busy machine can let the whole of rm run before it lets this program send anything: such a round shows nothing, and is made again.
+    for _round in 0..5 {
+        for id in &ids {
+            root.quiet(&["create", id])?;
+        }
+        let mut rm = root.start(&removal_of(&ids))?;
+        let first = root.path.join("metadata").join(&ids[0]);
+        while first.exists() {
+            // Its record goes before it ends, so only a record that is there after the end is a fault.
+            ensure!(!rm.ended()? || !first.exists(), "rm has ended and removed nothing");
+            std::thread::yield_now();
+        }
+        let output = rm.end_with("TERM")?;
+        if output.status.success() && root.ids()?.is_empty() {
+            continue;
+        }
+        told_rightly(&root, &ids, &output)?;
+        return goes_on_after(&root);
     }
-    let mut words = vec!["rm".to_owned()];
-    words.extend_from_slice(ids);
-    let mut rm = root.start(&words)?;
-    let first = root.path.join("metadata").join(&ids[0]);
-    while first.exists() {
-        // Its record goes before it ends, so only a record that is there after the end is a fault.
-        ensure!(!rm.ended()? || !first.exists(), "rm has ended and removed nothing");
-        std::thread::yield_now();
-    }
-    rm.end_with("TERM")
+    bail!("rm was over before the signal each time");
 }
 
-/// The signal that comes between two layers leaves the rest, and the code says so, with `serve` as without.
-pub(crate) fn terminated_rm(served: bool) -> Result<()> {
-    let root = Root::new("root", "ext4")?;
-    let mut serve = if served { Some(root.serve()?) } else { None };
-    let ids: Vec<String> = (0..30).map(|n| format!("layer-{n:02}")).collect();
-    // A busy machine can let the whole of rm run before it lets this program send anything: such a round shows nothing, and is made again.
-    let mut rounds = 0;
-    let output = loop {
-        let output = terminated_on_the_way(&root, &ids)?;
-        rounds += 1;
-        if !(output.status.success() && root.ids()?.is_empty()) || rounds == 5 {
-            break output;
-        }
-    };
-    let left: BTreeSet<String> = root.ids()?;
+/// The same of `serve`, whose client gets the signal. The disk stands still while it comes, so that it comes to the first layer for certain.
+pub(crate) fn terminated_rm_through_serve() -> Result<()> {
+    let (disk, _device) = small_disk(512 << 20)?;
+    let root = Root::with(&disk.0.join("root"), options("ext4"))?;
+    let mut serve = root.serve()?;
+    let ids = layers(5);
+    for id in &ids {
+        root.quiet(&["create", id])?;
+    }
+    let frozen = Frozen::new(&disk.0)?;
+    let mut rm = root.start(&removal_of(&ids))?;
+    eventually("serve to wait for the disk", PATIENCE, || serve.running.waits_for_a_disk())?;
+    rm.signal("TERM")?;
+    // Far longer than it takes the client to hear of the signal and to tell the server.
+    std::thread::sleep(Duration::from_secs(3));
+    ensure!(!rm.ended()?, "rm has not waited for the layer under way");
+    drop(frozen);
+    let output = rm.output()?;
+
+    let left = told_rightly(&root, &ids, &output)?;
+    ensure!(left.iter().eq(&ids[1..]), "not the first alone is removed, {left:?} are left: {output:?}");
+    serve.terminate()?;
+    goes_on_after(&root)
+}
+
+fn layers(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("layer-{n:02}")).collect()
+}
+
+fn removal_of(ids: &[String]) -> Vec<String> {
+    std::iter::once("rm".to_owned()).chain(ids.iter().cloned()).collect()
+}
+
+/// The code says that a signal came, and every layer that is left is named. What is left.
+fn told_rightly(root: &Root, ids: &[String], output: &Output) -> Result<BTreeSet<String>> {
+    let left = root.ids()?;
     let said = output.stderr_text();
     ensure!(output.status.code() == Some(143), "{output:?}");
     ensure!(!left.is_empty(), "the signal kept nothing: {output:?}");
-    for id in &ids {
+    for id in ids {
         ensure!(
             left.contains(id) == said.contains(id),
             "{id} is told wrongly, {left:?} are left: {output:?}"
         );
     }
-    if let Some(serve) = &mut serve {
-        serve.terminate()?;
-    }
     ensure!(!said.contains("panicked"), "{said}");
+    Ok(left)
+}
+
+/// The root is whole and at work, and nothing is in the pool that is no layer.
+fn goes_on_after(root: &Root) -> Result<()> {
     root.quiet(&["create", "after"])?;
     root.check()?;
     let layers = root.ids()?.len();

@@ -2,54 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::{LoopFile, scratch_dir};
+use harness::scratch_dir;
 use serde_json::Value;
 
+use crate::disk::{Mounted, fill, small_disk};
 use crate::fixture::{Root, options};
-
-/// A mounted file system, unmounted when dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn new(words: &[&str], at: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&at)?;
-        let at_text = at.to_str().context("no UTF-8")?;
-        harness::run("mount", words.iter().copied().chain([at_text]))?;
-        Ok(Self(at))
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _unmounted = harness::try_run("umount", [&self.0]);
-    }
-}
-
-/// A small ext4 of its own.
-fn small_disk(bytes: u64) -> Result<(Mounted, LoopFile)> {
-    let device = LoopFile::new("small", bytes)?;
-    let node = device.device().to_str().context("no UTF-8")?.to_owned();
-    harness::run("mkfs.ext4", ["-q", "-m", "0", &node])?;
-    let mounted = Mounted::new(&[&node], scratch_dir()?.join("small-disk"))?;
-    Ok((mounted, device))
-}
-
-/// Takes all the room there is.
-fn fill(folder: &Path) -> Result<PathBuf> {
-    let file = folder.join("filler");
-    // First in large blocks, then what is left in small ones, and then what removed files have left: that is free only when the journal says so.
-    for block in ["1M", "4k", "4k"] {
-        let shell =
-            format!("dd if=/dev/zero of={} bs={block} oflag=append conv=notrunc 2>/dev/null", file.display());
-        let full = harness::try_run("sh", ["-c", &shell])?;
-        ensure!(!full.status.success(), "the disk has no end");
-        harness::run("sync", ["-f", file.to_str().context("no UTF-8")?])?;
-    }
-    Ok(file)
-}
 
 pub(crate) fn full_disk() -> Result<()> {
     let (disk, _device) = small_disk(192 << 20)?;

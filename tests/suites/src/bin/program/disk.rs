@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use harness::{LoopFile, scratch_dir};
 
 /// A mounted file system, unmounted when dropped.
@@ -34,18 +34,25 @@ pub(crate) fn small_disk(bytes: u64) -> Result<(Mounted, LoopFile)> {
     Ok((mounted, device))
 }
 
-/// Takes all the room there is.
+/// Takes all the room there is: first in large blocks, then in small ones, until a whole turn finds nothing any more. What was removed, and what
+/// ext4 has set aside for writes to come, is free only when the journal says so.
 pub(crate) fn fill(folder: &Path) -> Result<PathBuf> {
     let file = folder.join("filler");
-    // First in large blocks, then what is left in small ones, and then what removed files have left: that is free only when the journal says so.
-    for block in ["1M", "4k", "4k"] {
-        let shell =
-            format!("dd if=/dev/zero of={} bs={block} oflag=append conv=notrunc 2>/dev/null", file.display());
+    let path = file.to_str().context("no UTF-8")?;
+    let mut length = None;
+    for turn in 0..50 {
+        let block = if turn == 0 { "1M" } else { "4k" };
+        let shell = format!("dd if=/dev/zero of={path} bs={block} oflag=append conv=notrunc 2>/dev/null");
         let full = harness::try_run("sh", ["-c", &shell])?;
         ensure!(!full.status.success(), "the disk has no end");
-        harness::run("sync", ["-f", file.to_str().context("no UTF-8")?])?;
+        harness::run("sync", ["-f", path])?;
+        let now = fs::metadata(&file)?.len();
+        if turn > 1 && length == Some(now) {
+            return Ok(file);
+        }
+        length = Some(now);
     }
-    Ok(file)
+    bail!("{path} goes on growing: {length:?} bytes");
 }
 
 /// A file system that takes no write until this is dropped.

@@ -53,7 +53,7 @@ pub(crate) fn full_disk() -> Result<()> {
         // ext4 has given back something since, that was removed before: it is taken as well.
         serve.terminate()?;
         rounds += 1;
-        ensure!(rounds < 5, "there was room in {} each time", lock.display());
+        ensure!(rounds < 10, "there was room in {} each time", lock.display());
     };
     root.quiet(&["rm", "a"])?;
     ensure!(!root.ids()?.contains("a"), "a is still there");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,12 +36,16 @@ pub(crate) fn small_disk(bytes: u64) -> Result<(Mounted, LoopFile)> {
 }
 
 /// Takes all the room there is: first in large blocks, then in small ones, until a whole turn finds nothing any more. What was removed, and what
-/// ext4 has set aside for writes to come, is free only when the journal says so.
-pub(crate) fn fill(folder: &Path) -> Result<PathBuf> {
-    let file = folder.join("filler");
+/// ext4 has set aside for writes to come, is free only when the journal says so. What is left for files of one block goes last: a large file needs a further block to say where the
+/// next one is. The folder with all of it.
+pub(crate) fn fill(disk: &Path) -> Result<PathBuf> {
+    let folder = disk.join("filler");
+    fs::create_dir_all(&folder)?;
+    let file = folder.join("large");
     let path = file.to_str().context("no UTF-8")?;
     let mut length = None;
-    for turn in 0..50 {
+    for turn in 0.. {
+        ensure!(turn < 50, "{path} goes on growing: {length:?} bytes");
         let block = if turn == 0 { "1M" } else { "4k" };
         let shell = format!("dd if=/dev/zero of={path} bs={block} oflag=append conv=notrunc 2>/dev/null");
         let full = harness::try_run("sh", ["-c", &shell])?;
@@ -48,11 +53,24 @@ pub(crate) fn fill(folder: &Path) -> Result<PathBuf> {
         harness::run("sync", ["-f", path])?;
         let now = fs::metadata(&file)?.len();
         if turn > 1 && length == Some(now) {
-            return Ok(file);
+            break;
         }
         length = Some(now);
     }
-    bail!("{path} goes on growing: {length:?} bytes");
+    let small = |number: u32| -> std::io::Result<()> {
+        // A file that is there from an earlier turn has its block already.
+        let mut file = fs::File::create_new(folder.join(format!("small-{number}")))?;
+        file.write_all(b"x")?;
+        file.sync_all()
+    };
+    for number in 0..10_000 {
+        match small(number) {
+            Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(folder),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            other => other?,
+        }
+    }
+    bail!("{} goes on growing", folder.display());
 }
 
 /// A file system that takes no write until this is dropped.

@@ -59,7 +59,7 @@ pub(crate) fn full_disk() -> Result<()> {
     ensure!(!root.ids()?.contains("a"), "a is still there");
     serve.terminate()?;
 
-    fs::remove_file(filler)?;
+    fs::remove_dir_all(filler)?;
     root.quiet(&["create", "after"])?;
     let tree = root.run(&["mount", "after"])?;
     fs::write(Path::new(tree.trim_end()).join("file"), "x")?;
@@ -82,7 +82,7 @@ pub(crate) fn disk_full_from_the_start() -> Result<()> {
     let root = Root::with(&disk.0.join("root"), options("ext4"))?;
     let said = root.refused(&["create", "a"], 6)?;
     ensure!(said.contains("space") && said.contains("root"), "it does not say what is full: {said}");
-    fs::remove_file(filler)?;
+    fs::remove_dir_all(filler)?;
     // What the failed start left does not keep the next one.
     let output = root.try_run(&["create", "a"])?;
     ensure!(output.status.success(), "{output:?}");
